@@ -31,4 +31,7 @@ def rewrite(op: Operation | Region, patterns: Sequence[RewritePattern]) -> bool:
     listener = PatternRewriterListener(operation_insertion_handler=[carry])
     walker = PatternRewriteWalker(_Tracking(), listener=listener)
     regions = [op] if isinstance(op, Region) else list(op.regions)
-    return any([walker.rewrite_region(region) for region in regions])
+    changed = False
+    for region in regions:
+        changed |= walker.rewrite_region(region)
+    return changed

@@ -1,0 +1,128 @@
+"""The `schedule` dialect: how a kernel is tiled, and how the host launches it."""
+
+from collections.abc import Sequence
+
+from xdsl.dialects.builtin import (
+    DenseArrayBase,
+    IndexType,
+    IntegerAttr,
+    MemRefType,
+    SymbolRefAttr,
+    i64,
+)
+from xdsl.ir import Dialect, ParametrizedAttribute, SSAValue
+from xdsl.irdl import (
+    IRDLOperation,
+    irdl_attr_definition,
+    irdl_op_definition,
+    operand_def,
+    opt_prop_def,
+    param_def,
+    prop_def,
+    result_def,
+    var_operand_def,
+)
+from xdsl.parser import AttrParser
+from xdsl.printer import Printer
+
+_LISTS = ("parallel", "vector")
+
+
+@irdl_attr_definition
+class TileAttr(ParametrizedAttribute):
+    """
+    The schedule of one linalg op, one entry per iteration dim (0: the dim is not touched).
+
+    `parallel`: extents of the tile that one iteration of the kernel's `scf.forall` computes.
+    `vector`: extents of the vectors the op becomes inside its tile; 1 is a scalar loop.
+    """
+
+    name = "schedule.tile"
+    parallel: DenseArrayBase = param_def(DenseArrayBase)
+    vector: DenseArrayBase = param_def(DenseArrayBase)
+
+    @staticmethod
+    def of(parallel: Sequence[int], vector: Sequence[int]) -> "TileAttr":
+        return TileAttr(
+            DenseArrayBase.from_list(i64, list(parallel)), DenseArrayBase.from_list(i64, list(vector))
+        )
+
+    @property
+    def parallel_sizes(self) -> tuple[int, ...]:
+        return tuple(int(v) for v in self.parallel.get_values())
+
+    @property
+    def vector_sizes(self) -> tuple[int, ...]:
+        return tuple(int(v) for v in self.vector.get_values())
+
+    @classmethod
+    def parse_parameters(cls, parser: AttrParser) -> list[DenseArrayBase]:
+        lists: list[DenseArrayBase] = []
+        with parser.in_angle_brackets():
+            for i, key in enumerate(_LISTS):
+                if i:
+                    parser.parse_punctuation(",")
+                parser.parse_keyword(key)
+                parser.parse_punctuation("=")
+                values = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, parser.parse_integer)
+                lists.append(DenseArrayBase.from_list(i64, values))
+        return lists
+
+    def print_parameters(self, printer: Printer) -> None:
+        texts = [
+            f"{key} = [{', '.join(map(str, values))}]"
+            for key, values in zip(_LISTS, (self.parallel_sizes, self.vector_sizes), strict=True)
+        ]
+        printer.print_string(f"<{', '.join(texts)}>")
+
+
+@irdl_op_definition
+class LaunchOp(IRDLOperation):
+    """
+    Run a kernel over the tiles `[0, tiles)`, split over the threads of the runtime's pool.
+
+    `arguments` are the kernel's memrefs and index values without its `%begin`, `%end`, `%scratch`.
+    `work`: estimated nanoseconds of one tile on one thread, from which the runtime decides whether to
+    run serially. Errors: none at run time; the callee must be a kernel.
+    """
+
+    name = "schedule.launch"
+    callee = prop_def(SymbolRefAttr)
+    tiles = operand_def(IndexType)
+    arguments = var_operand_def()
+    work = opt_prop_def(IntegerAttr)
+    assembly_format = "$callee `[` $tiles `]` `(` $arguments `)` attr-dict `:` `(` type($arguments) `)`"
+
+    def __init__(
+        self,
+        callee: str,
+        tiles: SSAValue,
+        arguments: Sequence[SSAValue],
+        work: int | None = None,
+    ):
+        super().__init__(
+            operands=[tiles, list(arguments)],
+            properties={
+                "callee": SymbolRefAttr(callee),
+                "work": None if work is None else IntegerAttr(work, i64),
+            },
+        )
+
+
+@irdl_op_definition
+class ArenaOp(IRDLOperation):
+    """
+    The buffer that holds every intermediate of the host function: `bytes` bytes, 64-byte aligned,
+    asked for once at entry. Errors: out of memory stops the run.
+    """
+
+    name = "schedule.arena"
+    bytes = operand_def(IndexType)
+    buffer = result_def(MemRefType)
+    assembly_format = "`[` $bytes `]` attr-dict `:` type($buffer)"
+
+    def __init__(self, bytes: SSAValue, type: MemRefType):
+        super().__init__(operands=[bytes], result_types=[type])
+
+
+SCHEDULE = Dialect("schedule", [LaunchOp, ArenaOp], [TileAttr])
