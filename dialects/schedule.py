@@ -13,6 +13,7 @@ from xdsl.dialects.builtin import (
 from xdsl.ir import Dialect, ParametrizedAttribute, SSAValue
 from xdsl.irdl import (
     IRDLOperation,
+    ParsePropInAttrDict,
     irdl_attr_definition,
     irdl_op_definition,
     operand_def,
@@ -87,6 +88,7 @@ class LaunchOp(IRDLOperation):
     """
 
     name = "schedule.launch"
+    irdl_options = (ParsePropInAttrDict(),)
     callee = prop_def(SymbolRefAttr)
     tiles = operand_def(IndexType)
     arguments = var_operand_def()
