@@ -1,0 +1,508 @@
+"""Outline groups of linalg ops that are computed together into kernels, equal groups into one kernel."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from xdsl.context import Context
+from xdsl.dialects import arith, func, linalg, tensor
+from xdsl.dialects.builtin import (
+    DYNAMIC_INDEX,
+    FunctionType,
+    IndexType,
+    ModuleOp,
+    StringAttr,
+    TensorType,
+    UnitAttr,
+)
+from xdsl.ir import Attribute, Block, BlockArgument, Operation, OpResult, Region, SSAValue
+from xdsl.ir.affine import AffineBinaryOpExpr, AffineDimExpr, AffineMap
+from xdsl.passes import ModulePass
+from xdsl.rewriter import InsertPoint, Rewriter
+from xdsl.traits import is_side_effect_free
+
+from stepwell.transforms.linalg.structure import (
+    contraction_operands,
+    is_elementwise,
+    is_identity,
+    is_permutation,
+    maps_of,
+    output_map,
+    parallel_dims,
+    reduction_dims,
+)
+
+KERNEL = "stepwell.kernel"
+"""The unit attribute that marks a kernel function."""
+
+
+@dataclass(frozen=True)
+class FormKernelsPass(ModulePass):
+    """
+    Outline groups of linalg ops that are computed together into kernels, equal groups into one kernel.
+
+    A group is a contraction, pooling or reduction with the element-wise op behind it, or a chain of ops that share
+    their rows (softmax, normalisations), or a single op. Nothing in a group is computed twice.
+    Requires: tensor stage. Ensures: every `linalg.generic` and `linalg.fill` is inside a function marked
+    `stepwell.kernel`, in the form of the kernels stage; no two kernels are structurally equal.
+    """
+
+    name = "form-kernels"
+    fuse: bool = True
+    """Group ops; off, each linalg op is a kernel of its own."""
+    row_elements: int = 65536
+    """Elements of the largest tensor of one row in a row kernel; what a thread keeps in its L2 cache."""
+    max_ops: int = 32
+    """Linalg ops in one kernel."""
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        kernels = _Kernels(op)
+        for function in [f for f in op.body.block.ops if isinstance(f, func.FuncOp)]:
+            if function.is_declaration or KERNEL in function.attributes:
+                continue
+            blocks = [b for inner in function.walk() for r in inner.regions for b in r.blocks]
+            for block in blocks:
+                if block.parent_op() is None or _inside_linalg(block):
+                    continue
+                for group in self._groups(block):
+                    kernels.outline(group)
+        _drop_dead_tensors(op)
+
+    def _groups(self, block: Block) -> list["_Group"]:
+        order = {op: i for i, op in enumerate(block.ops)}
+        group_of: dict[Operation, _Group] = {}
+        for op in order:
+            if not isinstance(op, linalg.GenericOp):
+                continue
+            group = _Group([op], _leading_parallel(op))
+            if self.fuse:
+                for value in op.inputs:
+                    producer = group_of.get(value.owner) if isinstance(value, OpResult) else None
+                    if producer is None or producer is group:
+                        continue
+                    if (rows := self._joined_rows(producer, group, op)) is None:
+                        continue
+                    if not _placeable(producer, group, order):
+                        continue
+                    group = _Group(sorted({*producer.ops, *group.ops}, key=order.__getitem__), rows)
+                    group_of.update((member, group) for member in group.ops)
+            group_of[op] = group
+        groups = list({id(g): g for g in group_of.values()}.values())
+        covered = {op for g in groups for op in g.ops}
+        for op in order:
+            if isinstance(op, linalg.FillOp) and not all(
+                use.operation in covered and use.index >= len(_generic(use.operation).inputs)
+                for use in op.results[0].uses
+            ):
+                groups.append(_Group([op], 0))
+        return sorted(groups, key=lambda g: order[g.ops[-1]])
+
+    def _joined_rows(self, producer: "_Group", group: "_Group", op: linalg.GenericOp) -> int | None:
+        """The number of leading dims that `producer` and `op` share if they may be one kernel, else None."""
+        if len(producer.ops) + len(group.ops) > self.max_ops:
+            return None
+        if _is_epilogue(producer, op):
+            return min(producer.rows, group.rows)
+        members = [*producer.ops, *group.ops]
+        if any(contraction_operands(m) for m in members) or not any(reduction_dims(m) for m in members):
+            return None
+        rows = min(producer.rows, group.rows)
+        for value, map in zip(op.inputs, maps_of(op), strict=False):
+            if value.owner in producer.ops:
+                rows = min(rows, _shared_rows(value, map, op))
+        if rows == 0:
+            return None
+        extents = [_extents(m) for m in members]
+        if any(None in e[rows:] for e in extents):
+            return None
+        row_elements = max(_product(e[rows:]) for e in extents)
+        row_count = max(_product(e[:rows]) for e in extents)
+        if row_elements > self.row_elements or (row_count < 16 and row_elements > 1024):
+            return None
+        return rows
+
+
+@dataclass
+class _Group:
+    ops: list[linalg.GenericOp]
+    rows: int
+    """Leading dims that all ops iterate in parallel, one for one."""
+
+
+def _generic(op: Operation) -> linalg.GenericOp:
+    assert isinstance(op, linalg.GenericOp)
+    return op
+
+
+def _inside_linalg(block: Block) -> bool:
+    parent = block.parent_op()
+    while parent is not None:
+        if isinstance(parent, linalg.GenericOp | linalg.FillOp | tensor.PadOp):
+            return True
+        parent = parent.parent_op()
+    return False
+
+
+def _leading_parallel(op: linalg.GenericOp) -> int:
+    dims = parallel_dims(op)
+    count = 0
+    while count < len(dims) and dims[count] == count:
+        count += 1
+    return count
+
+
+def _is_epilogue(producer: _Group, op: linalg.GenericOp) -> bool:
+    """`op` is element-wise over the one result of a reduction and nobody else reads that result."""
+    root = producer.ops[-1]
+    if not is_elementwise(op) or len(root.results) != 1 or not is_identity(output_map(op)):
+        return False
+    if not any(reduction_dims(m) for m in producer.ops):
+        return False
+    result = root.results[0]
+    if any(use.operation is not op for use in result.uses) or result.type != op.results[0].type:
+        # A change of element type keeps the shape and is welcome.
+        if any(use.operation is not op for use in result.uses):
+            return False
+        if _shape(result) != _shape(op.results[0]):
+            return False
+    if not _is_natural(root):
+        return False
+    return all(
+        is_identity(map) for value, map in zip(op.inputs, maps_of(op), strict=False) if value is result
+    )
+
+
+def _is_natural(op: linalg.GenericOp) -> bool:
+    """The result's axes are the leading, parallel dims in order."""
+    results = output_map(op).results
+    return all(isinstance(e, AffineDimExpr) and e.position == i for i, e in enumerate(results))
+
+
+def _shape(value: SSAValue) -> tuple[int, ...]:
+    assert isinstance(value.type, TensorType)
+    return value.type.get_shape()
+
+
+def _shared_rows(value: SSAValue, read: AffineMap, reader: linalg.GenericOp) -> int:
+    """How many leading axes of `value` are the same parallel dim for its producer and its reader."""
+    producer = _generic(value.owner)  # type: ignore[arg-type]
+    written = output_map(producer, list(producer.results).index(value))  # type: ignore[arg-type]
+    parallel = set(parallel_dims(reader))
+    count = 0
+    for w, r in zip(written.results, read.results, strict=True):
+        same = isinstance(w, AffineDimExpr) and isinstance(r, AffineDimExpr)
+        if not same or w.position != count or r.position != count or count not in parallel:
+            break
+        count += 1
+    return count
+
+
+def _extents(op: linalg.GenericOp) -> list[int | None]:
+    """The extent of each iteration dim, None where it is dynamic."""
+    extents: list[int | None] = [None] * output_map(op).num_dims
+    for operand, map in zip(op.operands, maps_of(op), strict=True):
+        if not isinstance(operand.type, TensorType):
+            continue
+        for extent, expr in zip(operand.type.get_shape(), map.results, strict=True):
+            if isinstance(expr, AffineDimExpr) and extent != DYNAMIC_INDEX:
+                extents[expr.position] = extent
+    return extents
+
+
+def _product(extents: Iterable[int | None]) -> int:
+    total = 1
+    for extent in extents:
+        total *= extent or 1
+    return total
+
+
+def _placeable(producer: _Group, group: _Group, order: dict[Operation, int]) -> bool:
+    """
+    The union can stand where `group` stands: nobody between reads the producer, and what `group` reads does not
+    depend on it by another way.
+    """
+    last = order[group.ops[-1]]
+    members = {*producer.ops, *group.ops}
+    for op in producer.ops:
+        for result in op.results:
+            for use in result.uses:
+                user = _in_block(use.operation, order)
+                if user not in members and (user is None or order[user] < last):
+                    return False
+    return True
+
+
+def _in_block(op: Operation | None, order: dict[Operation, int]) -> Operation | None:
+    while op is not None and op not in order:
+        op = op.parent_op()
+    return op
+
+
+@dataclass
+class _Kernels:
+    """The kernels of a module, found by structure."""
+
+    module: ModuleOp
+    by_structure: dict[tuple, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def outline(self, group: _Group) -> None:
+        last = group.ops[-1]
+        destinations = _Destinations(group)
+        body = _Body(group, destinations)
+        if not body.build():
+            return
+        function = body.function
+        key = structure_of(function)
+        name = self.by_structure.get(key)
+        if name is None:
+            name = self._fresh(_kind(group))
+            self.by_structure[key] = name
+            function.properties["sym_name"] = StringAttr(name)
+            function.location = last.location
+            self.module.body.block.add_op(function)
+        call = func.CallOp(name, [*body.arguments, *destinations.make(last)], destinations.types)
+        call.location = last.location
+        Rewriter.insert_op(call, InsertPoint.before(last))
+        for old, new in zip(destinations.results, call.results, strict=True):
+            new.name_hint = old.name_hint
+            old.replace_all_uses_with(new)
+        for op in reversed(group.ops):
+            Rewriter.erase_op(op)
+
+    def _fresh(self, kind: str) -> str:
+        number = self.counts.get(kind, 0)
+        self.counts[kind] = number + 1
+        return f"{kind}_{number}"
+
+
+@dataclass
+class _Destinations:
+    """The results that leave a group and the tensors they are written to."""
+
+    group: _Group
+    results: list[OpResult] = field(default_factory=list)
+    inits: list[SSAValue] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        members = set(self.group.ops)
+        for op in self.group.ops:
+            for i, result in enumerate(op.results):
+                if any(_outer(use.operation, members) is None for use in result.uses) or not result.uses:
+                    self.results.append(result)
+                    self.inits.append(op.outputs[i])
+
+    @property
+    def types(self) -> list[Attribute]:
+        return [r.type for r in self.results]
+
+    def make(self, before: Operation) -> list[SSAValue]:
+        """The destination operands of the call, created in front of `before`."""
+        made: list[SSAValue] = []
+        for init in self.inits:
+            empty = _empty_behind(init)
+            if empty is None:
+                made.append(init)
+            else:
+                copy = empty.clone()
+                Rewriter.insert_op(copy, InsertPoint.before(before))
+                made.append(copy.results[0])
+        return made
+
+
+def _outer(op: Operation | None, members: set[linalg.GenericOp]) -> Operation | None:
+    while op is not None and op not in members:
+        op = op.parent_op()
+    return op
+
+
+def _empty_behind(init: SSAValue) -> tensor.EmptyOp | None:
+    """The `tensor.empty` that `init` is, perhaps through a fill; None for a tensor with contents."""
+    owner = init.owner
+    if isinstance(owner, linalg.FillOp):
+        owner = owner.outputs[0].owner
+    return owner if isinstance(owner, tensor.EmptyOp) else None
+
+
+class _Body:
+    """Builds the function of a group: cloned ops over fresh arguments."""
+
+    def __init__(self, group: _Group, destinations: _Destinations):
+        self.group, self.destinations = group, destinations
+        self.tensors: dict[SSAValue, None] = {}
+        self.indices: dict[SSAValue, None] = {}
+        self.inside: list[Operation] = []
+        self._inside_set: set[Operation] = set()
+
+    @property
+    def arguments(self) -> list[SSAValue]:
+        return [*self.tensors, *self.indices]
+
+    def build(self) -> bool:
+        """False if a captured scalar cannot be computed inside."""
+        members = set(self.group.ops)
+        for op in self.group.ops:
+            if not all(self._capture(v, members) for v in self._captured(op)):
+                return False
+        types = [v.type for v in self.arguments] + [v.type for v in self.destinations.inits]
+        block = Block(arg_types=types)
+        mapper: dict[SSAValue, SSAValue] = {}
+        for value, argument in zip(self.arguments, block.args, strict=False):
+            mapper[value] = argument
+            argument.name_hint = value.name_hint
+        targets = list(block.args[len(self.arguments) :])
+        target_of = dict(zip(self.destinations.results, targets, strict=True))
+        for op in self.inside:
+            block.add_op(op.clone(mapper))
+        for op in self.group.ops:
+            for i, init in enumerate(op.outputs):
+                local = mapper.get(init, init)
+                result = op.results[i]
+                owner = init.owner
+                if result in target_of and _empty_behind(init) is None:
+                    local = target_of[result]
+                elif isinstance(owner, linalg.FillOp | tensor.EmptyOp):
+                    local = self._make_init(owner, target_of.get(result), mapper, block)
+                mapper[init] = local
+            block.add_op(op.clone(mapper))
+        returned = [mapper[r] for r in self.destinations.results]
+        block.add_op(func.ReturnOp(*returned))
+        self.function = func.FuncOp(
+            "kernel",
+            FunctionType.from_lists(types, self.destinations.types),
+            Region(block),
+            visibility=StringAttr("private"),
+        )
+        self.function.attributes[KERNEL] = UnitAttr()
+        return True
+
+    @staticmethod
+    def _make_init(
+        owner: linalg.FillOp | tensor.EmptyOp, target: SSAValue | None, mapper: dict, block: Block
+    ) -> SSAValue:
+        empty = owner.outputs[0].owner if isinstance(owner, linalg.FillOp) else owner
+        if target is None:
+            assert isinstance(empty, tensor.EmptyOp)
+            local = empty.clone(mapper)
+            block.add_op(local)
+            target = local.results[0]
+        if isinstance(owner, linalg.FillOp):
+            fill = linalg.FillOp([mapper.get(owner.inputs[0], owner.inputs[0])], [target], [target.type])
+            fill.location = owner.location
+            block.add_op(fill)
+            return fill.results[0]
+        return target
+
+    def _captured(self, op: linalg.GenericOp) -> list[SSAValue]:
+        """Everything `op` reads that is defined outside it, the inits' sources included."""
+        values: list[SSAValue] = list(op.inputs) if isinstance(op, linalg.GenericOp) else []
+        for i, init in enumerate(op.outputs):
+            owner = init.owner
+            if isinstance(owner, linalg.FillOp) and isinstance(op, linalg.GenericOp):
+                values.append(owner.inputs[0])
+                owner = owner.outputs[0].owner
+            if isinstance(owner, tensor.EmptyOp):
+                if op.results[i] not in self.destinations.results:
+                    values.extend(owner.dynamic_sizes)
+            elif op.results[i] not in self.destinations.results or isinstance(op, linalg.FillOp):
+                values.append(init)
+        if isinstance(op, linalg.FillOp):
+            values.append(op.inputs[0])
+        for inner in op.body.walk():
+            for value in inner.operands:
+                if not _defined_inside(value, op):
+                    values.append(value)
+        return values
+
+    def _capture(self, value: SSAValue, members: set[linalg.GenericOp]) -> bool:
+        owner = value.owner
+        if isinstance(owner, Operation) and (owner in members or owner in self._inside_set):
+            return True
+        if isinstance(value.type, TensorType):
+            self.tensors[value] = None
+            return True
+        if isinstance(value.type, IndexType) and not isinstance(owner, arith.ConstantOp):
+            self.indices[value] = None
+            return True
+        if isinstance(owner, Block) or owner.regions or not is_side_effect_free(owner):
+            return False
+        if not all(self._capture(v, members) for v in owner.operands):
+            return False
+        self.inside.append(owner)
+        self._inside_set.add(owner)
+        return True
+
+
+def _defined_inside(value: SSAValue, op: Operation) -> bool:
+    owner = value.owner
+    scope = owner.parent_op() if isinstance(value, BlockArgument) else owner
+    while scope is not None:
+        if scope is op:
+            return True
+        scope = scope.parent_op()
+    return False
+
+
+def _kind(group: _Group) -> str:
+    """A word for what the kernel does, for its name."""
+    ops = group.ops
+    if isinstance(ops[-1], linalg.FillOp):
+        return "fill"
+    for op in ops:
+        if contraction_operands(op):
+            windowed = any(isinstance(e, AffineBinaryOpExpr) for e in maps_of(op)[0].results)
+            return "conv" if windowed else "matmul"
+    reductions = [op for op in ops if reduction_dims(op)]
+    if len(ops) > 1 and group.rows and len(reductions) > 0:
+        return "rows" if len(reductions) > 1 or not _is_natural(reductions[0]) else "reduce"
+    if reductions:
+        windowed = any(isinstance(e, AffineBinaryOpExpr) for e in maps_of(reductions[0])[0].results)
+        return "pool" if windowed else "reduce"
+    if any(isinstance(inner, tensor.ExtractOp) for op in ops for inner in op.body.walk()):
+        return "gather"
+    if all(len(op.body.block.ops) == 1 for op in ops):
+        read = [m for op in ops for m in maps_of(op)[: len(op.inputs)]]
+        if any(is_permutation(m) and not is_identity(m) for m in read):
+            return "transpose"
+        return "copy"
+    return "elementwise"
+
+
+def structure_of(function: func.FuncOp) -> tuple:
+    """A key that is equal for functions that differ in names and locations only."""
+    numbers: dict[SSAValue, int] = {}
+    key: list[object] = [function.function_type]
+
+    def number(values: Iterable[SSAValue]) -> tuple:
+        for value in values:
+            numbers.setdefault(value, len(numbers))
+        return tuple((numbers[v], v.type) for v in values)
+
+    def visit(region: Region) -> None:
+        for block in region.blocks:
+            key.append(number(block.args))
+            for op in block.ops:
+                key.append(
+                    (
+                        op.name,
+                        tuple(numbers[v] for v in op.operands),
+                        tuple(sorted(op.properties.items(), key=lambda kv: kv[0])),
+                        tuple(sorted(op.attributes.items(), key=lambda kv: kv[0])),
+                        number(op.results),
+                        len(op.regions),
+                    )
+                )
+                for inner in op.regions:
+                    visit(inner)
+
+    visit(function.body)
+    return tuple(key)
+
+
+def _drop_dead_tensors(module: ModuleOp) -> None:
+    """Erase the `tensor.empty`, fills and constants that outlining left without readers."""
+    dead = (tensor.EmptyOp, linalg.FillOp, arith.ConstantOp)
+    for function in module.body.block.ops:
+        if isinstance(function, func.FuncOp) and KERNEL not in function.attributes:
+            for op in reversed([o for o in function.walk() if isinstance(o, dead)]):
+                if not any(r.uses for r in op.results):
+                    Rewriter.erase_op(op)
