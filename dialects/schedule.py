@@ -26,7 +26,7 @@ from xdsl.irdl import (
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 
-_LISTS = ("parallel", "vector")
+_LISTS = ("parallel", "vector", "order")
 
 
 @irdl_attr_definition
@@ -36,17 +36,17 @@ class TileAttr(ParametrizedAttribute):
 
     `parallel`: extents of the tile that one iteration of the kernel's `scf.forall` computes.
     `vector`: extents of the vectors the op becomes inside its tile; 1 is a scalar loop.
+    `order`: the tiled dims from the outermost loop of the `scf.forall` to the innermost; empty: ascending.
     """
 
     name = "schedule.tile"
     parallel: DenseArrayBase = param_def(DenseArrayBase)
     vector: DenseArrayBase = param_def(DenseArrayBase)
+    order: DenseArrayBase = param_def(DenseArrayBase)
 
     @staticmethod
-    def of(parallel: Sequence[int], vector: Sequence[int]) -> "TileAttr":
-        return TileAttr(
-            DenseArrayBase.from_list(i64, list(parallel)), DenseArrayBase.from_list(i64, list(vector))
-        )
+    def of(parallel: Sequence[int], vector: Sequence[int], order: Sequence[int] = ()) -> "TileAttr":
+        return TileAttr(*(DenseArrayBase.from_list(i64, list(v)) for v in (parallel, vector, order)))
 
     @property
     def parallel_sizes(self) -> tuple[int, ...]:
@@ -56,23 +56,33 @@ class TileAttr(ParametrizedAttribute):
     def vector_sizes(self) -> tuple[int, ...]:
         return tuple(int(v) for v in self.vector.get_values())
 
+    @property
+    def loop_order(self) -> tuple[int, ...]:
+        """The tiled dims, outermost first."""
+        if order := tuple(int(v) for v in self.order.get_values()):
+            return order
+        return tuple(dim for dim, size in enumerate(self.parallel_sizes) if size)
+
     @classmethod
     def parse_parameters(cls, parser: AttrParser) -> list[DenseArrayBase]:
-        lists: list[DenseArrayBase] = []
+        lists: dict[str, list[int]] = {"order": []}
         with parser.in_angle_brackets():
             for i, key in enumerate(_LISTS):
-                if i:
-                    parser.parse_punctuation(",")
+                if i and parser.parse_optional_punctuation(",") is None:
+                    break
                 parser.parse_keyword(key)
                 parser.parse_punctuation("=")
-                values = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, parser.parse_integer)
-                lists.append(DenseArrayBase.from_list(i64, values))
-        return lists
+                lists[key] = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, parser.parse_integer)
+        if missing := [key for key in _LISTS if key not in lists]:
+            parser.raise_error(f"expected {missing[0]}")
+        return [DenseArrayBase.from_list(i64, lists[key]) for key in _LISTS]
 
     def print_parameters(self, printer: Printer) -> None:
+        lists = (self.parallel_sizes, self.vector_sizes, self.order.get_values())
         texts = [
             f"{key} = [{', '.join(map(str, values))}]"
-            for key, values in zip(_LISTS, (self.parallel_sizes, self.vector_sizes), strict=True)
+            for key, values in zip(_LISTS, lists, strict=True)
+            if values or key != "order"
         ]
         printer.print_string(f"<{', '.join(texts)}>")
 
