@@ -1,0 +1,295 @@
+"""All contact with the private parts of xDSL: contexts, the parser with its repairs, and printing.
+
+Everything here that mends xDSL has a test in `tests/unit/test_compat.py` which fails on the day upstream
+mends it, so that the repair can go.
+"""
+
+import importlib
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import StringIO
+from sys import getrecursionlimit, setrecursionlimit
+from typing import Any
+
+from xdsl.context import Context
+from xdsl.dialect_interfaces.op_asm import OpAsmDialectInterface
+from xdsl.dialects.builtin import (
+    FileLineColLoc,
+    IntAttr,
+    LocationAttr,
+    ModuleOp,
+    StringAttr,
+    UnknownLoc,
+)
+from xdsl.ir import Attribute, Block, Dialect, Operation, Region
+from xdsl.parser import Parser
+from xdsl.pattern_rewriter import RewritePattern
+from xdsl.printer import Printer
+from xdsl.utils.exceptions import ParseError
+from xdsl.utils.lexer import Span
+from xdsl.utils.mlir_lexer import MLIRTokenKind
+
+from stepwell.resources import ResourceStore
+
+MAX_REGION_DEPTH = 256
+MAX_ATTRIBUTE_DEPTH = 1000
+_RECURSION_LIMIT = 40_000
+"""Python frames that `MAX_REGION_DEPTH` and `MAX_ATTRIBUTE_DEPTH` need, with a margin."""
+
+
+class AbsentModuleError(ImportError):
+    """A dialect or a pass is in the registry, but its module cannot be imported."""
+
+
+def load_entry(entry: str) -> Any:
+    """The object that a registry entry `module:name` stands for."""
+    module_name, _, name = entry.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module_name.startswith(error.name):
+            raise
+        raise AbsentModuleError(f"module {module_name} does not exist") from error
+    except AttributeError as error:
+        raise AbsentModuleError(f"module {module_name} does not define {name}") from error
+
+
+class _ResourceInterface(OpAsmDialectInterface):
+    """Keeps the keys of `dense_resource<key>` as they are and their bytes in the Context's store."""
+
+    def __init__(self, store: ResourceStore):
+        self._store = store
+
+    def declare_resource(self, key: str) -> str:
+        return key
+
+    def parse_resource(self, key: str, val: str) -> None:
+        if not val.startswith("0x"):
+            raise ValueError(f"the blob of {key} must be a hexadecimal string")
+        self._store.add_bytes(key, bytes.fromhex(val[2:])[4:])  # MLIR puts the alignment in front
+
+    def lookup(self, key: str) -> str | None:
+        return None
+
+    def build_resources(self, keys: Any) -> dict[str, str]:
+        return {}
+
+
+class StepwellContext(Context):
+    """An xDSL Context with the weights (`resources`) of the modules that were read or built with it."""
+
+    resources: ResourceStore
+
+    def __init__(self, allow_unregistered: bool = False):
+        super().__init__(allow_unregistered)
+        self.resources = ResourceStore()
+
+    def clone(self) -> "StepwellContext":
+        copy = StepwellContext(self.allow_unregistered)
+        for name, value in vars(super().clone()).items():
+            setattr(copy, name, value)
+        copy.resources = self.resources
+        return copy
+
+
+def new_context(dialects: Mapping[str, str], allow_unregistered: bool = False) -> StepwellContext:
+    """A Context that knows `dialects` (name to registry entry), each imported when first met."""
+    ctx = StepwellContext(allow_unregistered)
+
+    def register(name: str, entry: str) -> None:
+        def load() -> Dialect:
+            dialect: Dialect = load_entry(entry)
+            if name != "builtin":
+                return dialect
+            interfaces = [i for i in dialect._interfaces if not isinstance(i, OpAsmDialectInterface)]
+            return Dialect(
+                name,
+                list(dialect.operations),
+                list(dialect.attributes),
+                [*interfaces, _ResourceInterface(ctx.resources)],
+            )
+
+        ctx.register_dialect(name, load)
+
+    for name, entry in dialects.items():
+        register(name, entry)
+    return ctx
+
+
+@contextmanager
+def deep_recursion() -> Iterator[None]:
+    """Raise Python's recursion limit to what IR at our own limits of nesting needs."""
+    before = getrecursionlimit()
+    setrecursionlimit(max(before, _RECURSION_LIMIT))
+    try:
+        yield
+    finally:
+        setrecursionlimit(before)
+
+
+class _Element(Parser._TensorLiteralElement):
+    """A literal of a dense attribute. Repair: `0x...` is the bit pattern of a float, not an integer."""
+
+    def to_type(self, parser: Any, type: Any) -> Any:
+        from xdsl.dialects.builtin import AnyFloat
+
+        if isinstance(type, AnyFloat) and self.span.text[:2] in ("0x", "0X"):
+            size = type.size
+            bits = int(self.span.text, 16)
+            if bits >> (8 * size):
+                parser.raise_error(f"{self.span.text} has more bits than {type}", self.span)
+            return type.unpack(bits.to_bytes(size, "little"), 1)[0]
+        try:
+            return super().to_type(parser, type)
+        except OverflowError:
+            parser.raise_error(f"{self.span.text[:40]} is out of the range of {type}", self.span)
+
+
+class StepwellParser(Parser):
+    """
+    xDSL's parser with locations on every op and block argument, limits of nesting, exact NaN and infinity
+    in dense attributes, and a diagnostic in every case where xDSL's raises something else.
+    """
+
+    _TensorLiteralElement = _Element
+
+    def __init__(self, ctx: Context, input: str, name: str = "<input>", line_offset: int = 0):
+        super().__init__(ctx, input, name)
+        self._file = StringAttr(name)
+        self._line_starts = [0]
+        self._line_offset = line_offset
+        start = input.find("\n")
+        while start >= 0:
+            self._line_starts.append(start + 1)
+            start = input.find("\n", start + 1)
+        self._op_starts: list[int] = []
+        self._region_depth = 0
+        self._attribute_depth = 0
+
+    def location_at(self, position: int) -> FileLineColLoc:
+        line = bisect_right(self._line_starts, position)
+        column = position - self._line_starts[line - 1] + 1
+        return FileLineColLoc(self._file, IntAttr(line + self._line_offset), IntAttr(column))
+
+    def parse_module(self, allow_implicit_module: bool = True) -> ModuleOp:
+        with deep_recursion():
+            try:
+                module = super().parse_module(allow_implicit_module)
+            except (ParseError, KeyboardInterrupt, AbsentModuleError):
+                raise
+            except RecursionError:
+                self.raise_error("the input is nested too deeply")
+            except Exception as error:
+                # xDSL's parser lets KeyError, ValueError, AssertionError and others through on bad input.
+                text = str(error).split("\n")[0][:200] or type(error).__name__
+                raise ParseError(self._current_token.span, text) from error
+        if isinstance(module.location, UnknownLoc):
+            module.location = self.location_at(0)
+        return module
+
+    def _parse_op_result_list(self) -> list[tuple[Span, int]]:
+        results = super()._parse_op_result_list()
+        self._op_starts.append(self._current_token.span.start)
+        return results
+
+    def parse_operation(self) -> Operation:
+        depth = len(self._op_starts)
+        op = super().parse_operation()
+        if isinstance(op.location, UnknownLoc):
+            op.location = self.location_at(self._op_starts[depth])
+        del self._op_starts[depth:]
+        return op
+
+    def _parse_optional_block_arg_list(self, block: Block) -> Block | None:
+        start = self._current_token.span.start
+        parsed = super()._parse_optional_block_arg_list(block)
+        for arg in block.args:
+            if isinstance(arg.location, UnknownLoc):
+                arg.location = self.location_at(start)
+        return parsed
+
+    def parse_optional_region(self, arguments: Any = None) -> Region | None:
+        self._region_depth += 1
+        if self._region_depth > MAX_REGION_DEPTH:
+            self.raise_error(f"regions are nested more than {MAX_REGION_DEPTH} deep")
+        if arguments is not None:
+            arguments = list(arguments)
+            for argument in arguments:
+                if argument.location is None:
+                    argument.location = self.location_at(argument.name.start)
+        region = super().parse_optional_region(arguments)
+        self._region_depth -= 1
+        return region
+
+    def _deeper(self) -> None:
+        self._attribute_depth += 1
+        if self._attribute_depth > MAX_ATTRIBUTE_DEPTH:
+            self.raise_error(f"attributes and types are nested more than {MAX_ATTRIBUTE_DEPTH} deep")
+
+    def parse_optional_attribute(self) -> Attribute | None:
+        self._deeper()
+        attribute = super().parse_optional_attribute()
+        self._attribute_depth -= 1
+        return attribute
+
+    def parse_optional_type(self) -> Any:
+        self._deeper()
+        type = super().parse_optional_type()
+        self._attribute_depth -= 1
+        return type
+
+
+def parse_module(ctx: Context, text: str, name: str = "<input>", line_offset: int = 0) -> ModuleOp:
+    """The module written in `text`; a ParseError says where and why it cannot be read."""
+    return StepwellParser(ctx, text, name, line_offset).parse_module()
+
+
+def print_module(module: Operation, *, generic: bool = False, debuginfo: bool = False) -> str:
+    """The text of `module`, ending in a newline."""
+    out = StringIO()
+    with deep_recursion():
+        Printer(out, print_generic_format=generic, print_debuginfo=debuginfo).print_op(module)
+    out.write("\n")
+    return out.getvalue()
+
+
+def op_classes_of(pattern: RewritePattern) -> tuple[type[Operation], ...] | None:
+    """
+    The op classes that `pattern` matches, None if it has to see every op: its `op_class` attribute, or
+    the annotation that `op_type_rewrite_pattern` read.
+    """
+    declared = getattr(pattern, "op_class", None)
+    if declared is not None:
+        return declared if isinstance(declared, tuple) else (declared,)
+    function = type(pattern).match_and_rewrite
+    closure = getattr(function, "__closure__", None)
+    if closure and "expected_types" in function.__code__.co_freevars:
+        cell = closure[function.__code__.co_freevars.index("expected_types")]
+        return tuple(cell.cell_contents)
+    return None
+
+
+def location_of(op: Operation) -> LocationAttr:
+    """The location of `op`, its nearest enclosing op's where it has none."""
+    scope: Operation | None = op
+    while scope is not None:
+        if not isinstance(scope.location, UnknownLoc):
+            return scope.location
+        scope = scope.parent_op()
+    return op.location
+
+
+__all__ = [
+    "AbsentModuleError",
+    "MLIRTokenKind",
+    "StepwellContext",
+    "StepwellParser",
+    "deep_recursion",
+    "load_entry",
+    "location_of",
+    "new_context",
+    "op_classes_of",
+    "parse_module",
+    "print_module",
+]

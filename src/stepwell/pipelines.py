@@ -1,0 +1,284 @@
+"""Named sequences of passes, and running any sequence: the one way in which passes are applied."""
+
+import ast
+import inspect
+import textwrap
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from itertools import pairwise
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.func import FuncOp
+from xdsl.passes import ModulePass
+from xdsl.utils.exceptions import PassFailedException, VerifyException
+
+from stepwell.compat import deep_recursion, load_entry
+from stepwell.errors import Error, InternalError
+from stepwell.pipeline_text import (
+    Apply,
+    Nest,
+    Option,
+    Step,
+    did_you_mean,
+    parse_pipeline,
+    pipeline_error,
+    quoted,
+)
+from stepwell.registry import PASSES
+from stepwell.verification import verify_module
+
+PIPELINES: dict[str, str] = {}
+"""Pipeline name to its text, which may name other pipelines."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pass of a pipeline, on the module or on each function of it."""
+
+    instance: ModulePass
+    anchor: Literal["builtin.module", "func.func"] = "builtin.module"
+
+    def apply(self, ctx: Context, module: ModuleOp) -> None:
+        if self.anchor == "builtin.module":
+            self.instance.apply(ctx, module)
+            return
+        for op in list(module.body.block.ops):
+            if isinstance(op, FuncOp) and not op.is_declaration:
+                self.instance.apply_to_function(ctx, op)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def __str__(self) -> str:
+        text = self.instance.name
+        options = [
+            _option_text(field.name, value)
+            for field in fields(self.instance)
+            if (value := getattr(self.instance, field.name)) != _default(field)
+        ]
+        return f"{text}{{{' '.join(options)}}}" if options else text
+
+
+def resolve_pipeline(text: str, passes: Mapping[str, "str | type[ModulePass]"] = PASSES) -> list[Stage]:
+    """The stages of a pipeline text, with its named pipelines expanded and its options checked."""
+    return list(_resolve(text, parse_pipeline(text), passes, "builtin.module", ()))
+
+
+def print_pipeline(stages: list[Stage]) -> str:
+    """The canonical text: `builtin.module(a,func.func(b,c))`, only options that differ from their default."""
+    groups: list[tuple[str, list[str]]] = []
+    for stage in stages:
+        if not groups or groups[-1][0] != stage.anchor:
+            groups.append((stage.anchor, []))
+        groups[-1][1].append(str(stage))
+    texts = [
+        ",".join(names) if anchor == "builtin.module" else f"{anchor}({','.join(names)})"
+        for anchor, names in groups
+    ]
+    return f"builtin.module({','.join(texts)})"
+
+
+def load_pass(name: str) -> type[ModulePass]:
+    """The class of the registered pass `name`."""
+    return load_entry(PASSES[name])
+
+
+def _resolve(
+    text: str,
+    steps: tuple[Step, ...],
+    passes: Mapping[str, "str | type[ModulePass]"],
+    anchor: Literal["builtin.module", "func.func"],
+    outer: tuple[str, ...],
+) -> Iterator[Stage]:
+    for step in steps:
+        if isinstance(step, Nest):
+            if step.anchor == "builtin.module" and anchor == "builtin.module":
+                yield from _resolve(text, step.steps, passes, anchor, outer)
+            elif step.anchor == "func.func" and anchor == "builtin.module":
+                yield from _resolve(text, step.steps, passes, "func.func", outer)
+            elif step.anchor in ("builtin.module", "func.func"):
+                raise pipeline_error(text, step.position, f"{step.anchor} cannot stand inside {anchor}(...)")
+            else:
+                raise pipeline_error(
+                    text, step.position, f"unknown anchor '{step.anchor}'; use builtin.module or func.func"
+                )
+        elif step.name in passes:
+            yield _stage(text, step, passes[step.name], anchor)
+        elif step.name in PIPELINES:
+            if step.name in outer:
+                raise pipeline_error(text, step.position, f"pipeline '{step.name}' contains itself")
+            if step.options:
+                raise pipeline_error(text, step.position, f"pipeline '{step.name}' takes no options")
+            inner = PIPELINES[step.name]
+            yield from _resolve(inner, parse_pipeline(inner), passes, anchor, (*outer, step.name))
+        else:
+            hint = did_you_mean(step.name, [*passes, *PIPELINES]) or "; see --list-passes"
+            raise pipeline_error(text, step.position, f"unknown pass '{step.name}'{hint}")
+
+
+def _stage(
+    text: str,
+    step: Apply,
+    entry: "str | type[ModulePass]",
+    anchor: Literal["builtin.module", "func.func"],
+) -> Stage:
+    try:
+        cls: type[ModulePass] = load_entry(entry) if isinstance(entry, str) else entry
+    except ImportError as error:
+        raise pipeline_error(text, step.position, f"pass '{step.name}' cannot be loaded: {error}") from error
+    if anchor == "func.func" and not hasattr(cls, "apply_to_function"):
+        raise pipeline_error(
+            text, step.position, f"pass '{step.name}' works on whole modules; take it out of func.func(...)"
+        )
+    known = option_types(cls)
+    values: dict[str, Any] = {}
+    for option in step.options:
+        if option.name not in known:
+            hint = did_you_mean(option.name, known)
+            if not hint:
+                hint = f"; it has {', '.join(known)}" if known else "; it has no options"
+            message = f"pass '{step.name}' has no option '{option.name}'{hint}"
+            raise pipeline_error(text, option.position, message)
+        if option.name in values:
+            raise pipeline_error(text, option.position, f"option '{option.name}' is given twice")
+        values[option.name] = _convert(text, option, known[option.name])
+    for field in fields(cls):
+        if field.name not in values and field.default is MISSING and field.default_factory is MISSING:
+            raise pipeline_error(text, step.position, f"pass '{step.name}' needs option '{field.name}'")
+    try:
+        return Stage(cls(**values), anchor)
+    except ValueError as error:  # a pass may check its options in __post_init__
+        raise pipeline_error(text, step.position, f"pass '{step.name}': {error}") from error
+
+
+@cache
+def option_types(cls: type[ModulePass]) -> dict[str, Any]:
+    """The options of a pass: field name to type."""
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in fields(cls)}
+
+
+def type_text(kind: Any) -> str:
+    """How `--help` and messages call an option type."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join(type_text(a) for a in args if a is not type(None))
+    if origin is Literal:
+        return "|".join(str(a) for a in args)
+    if origin is tuple:
+        return f"list of {type_text(args[0])}"
+    return getattr(kind, "__name__", str(kind))
+
+
+def _convert(text: str, option: Option, kind: Any) -> Any:
+    try:
+        return _converted(option.values, kind)
+    except ValueError:
+        given = f"'{','.join(option.values)}'" if option.values else "nothing"
+        message = f"option '{option.name}' takes {type_text(kind)}, not {given}"
+        raise pipeline_error(text, option.position, message) from None
+
+
+def _converted(values: tuple[str, ...], kind: Any) -> Any:
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        for alternative in args:
+            if alternative is type(None):
+                continue
+            try:
+                return _converted(values, alternative)
+            except ValueError:
+                pass
+        raise ValueError
+    if origin is tuple:
+        return tuple(_converted((value,), args[0]) for value in values)
+    if kind is bool and not values:
+        return True
+    if len(values) != 1:
+        raise ValueError
+    (value,) = values
+    if origin is Literal:
+        for choice in args:
+            if str(choice) == value:
+                return choice
+        raise ValueError
+    if kind is bool:
+        if value.lower() not in ("true", "false"):
+            raise ValueError
+        return value.lower() == "true"
+    if kind in (int, float):
+        if kind is int and len(value) > 20:
+            raise ValueError
+        return kind(value)
+    if kind is str:
+        return value
+    raise TypeError(f"pass options of type {kind} are not supported")
+
+
+def _default(field: Any) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def _option_text(name: str, value: Any) -> str:
+    if value is True:
+        return name
+    if isinstance(value, tuple):
+        return f"{name}={','.join(quoted(str(v)) for v in value)}"
+    return f"{name}={quoted(str(value).lower() if isinstance(value, bool) else str(value))}"
+
+
+Observer = Callable[[Stage, ModuleOp], None]
+
+
+def run_pipeline(
+    ctx: Context,
+    module: ModuleOp,
+    stages: list[Stage],
+    *,
+    before: Observer | None = None,
+    after: Observer | None = None,
+    verify_each: bool = False,
+) -> None:
+    """
+    Apply `stages` in order; `before` and `after` see every stage with the module. A pass that breaks
+    down, or with `verify_each` leaves invalid IR, is our fault: an `InternalError` that names it.
+    """
+    for stage in stages:
+        if before is not None:
+            before(stage, module)
+        try:
+            with deep_recursion():
+                stage.apply(ctx, module)
+        except (PassFailedException, Error):
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}".split("\n")[0]
+            raise InternalError(f"pass {stage} failed: {what}") from error
+        if after is not None:
+            after(stage, module)
+        if verify_each:
+            try:
+                verify_module(module)
+            except VerifyException as error:
+                raise InternalError(f"the IR is invalid after pass {stage}: {error}") from error
+
+
+def option_docs(cls: type[ModulePass]) -> list[tuple[str, str, str, str]]:
+    """Name, type, default and documentation of each option: the string that follows a field."""
+    documents: dict[str, str] = {}
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    for statement, following in pairwise(body.body):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+                documents[statement.target.id] = " ".join(str(following.value.value).split())
+    return [
+        (
+            field.name,
+            type_text(option_types(cls)[field.name]),
+            "none" if (default := _default(field)) is MISSING else repr(default),
+            documents.get(field.name, ""),
+        )
+        for field in fields(cls)
+    ]

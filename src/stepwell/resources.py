@@ -1,0 +1,356 @@
+"""Weights outside the IR: the store behind `dense_resource<key>`, and its sidecar files.
+
+A blob is a run of bytes under a key; a key is made from the content (`w_<sha256>`), so equal weights are
+stored once and a stage writes only the blobs that it made. The type stands in the IR, never in the store:
+a reshaped constant shares its blob. Sidecars are safetensors files, memory-mapped and read when asked for.
+"""
+
+import json
+import mmap
+import os
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import (
+    ArrayAttr,
+    BytesAttr,
+    DenseArrayBase,
+    DenseIntOrFPElementsAttr,
+    DenseResourceAttr,
+    IndexType,
+    IntegerType,
+    ModuleOp,
+    Signedness,
+    StringAttr,
+    TensorType,
+)
+from xdsl.ir import Attribute, Operation
+
+from stepwell.errors import CompileError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+RESOURCES_KEY = "stepwell.resources"
+"""The module attribute that lists the sidecar files, relative to the file of the module."""
+
+INLINE_ELEMENTS = 64
+"""A constant of fewer elements is written into the IR."""
+
+_FLOATS = {
+    "bf16": "bfloat16",
+    "f8E4M3FN": "float8_e4m3fn",
+    "f8E4M3FNUZ": "float8_e4m3fnuz",
+    "f8E5M2": "float8_e5m2",
+    "f8E5M2FNUZ": "float8_e5m2fnuz",
+    "f8E8M0FNU": "float8_e8m0fnu",
+    "f4E2M1FN": "float4_e2m1fn",
+}
+_SAFETENSORS = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "uint16": "U16",
+    "int16": "I16",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "uint32": "U32",
+    "int32": "I32",
+    "float32": "F32",
+    "uint64": "U64",
+    "int64": "I64",
+    "float64": "F64",
+}
+_ALIGNMENT = 64
+_FILLER = "__fill_"
+_MAX_SPLAT_BYTES = 1 << 26
+"""A splat is held as all of its bytes (xDSL's attribute does so); above this it becomes a resource."""
+
+
+def dtype_of(element_type: Attribute) -> "np.dtype[Any]":
+    """The numpy dtype of an element type: `i1` is bool, `iN` signed, `index` int64, 4 bits one a byte."""
+    import numpy as np
+
+    if isinstance(element_type, IndexType):
+        return np.dtype(np.int64)
+    if isinstance(element_type, IntegerType):
+        width = element_type.width.data
+        unsigned = element_type.signedness.data == Signedness.UNSIGNED
+        if width == 1:
+            return np.dtype(np.bool_)
+        if width in (2, 4):
+            import ml_dtypes
+
+            return np.dtype(getattr(ml_dtypes, f"{'u' if unsigned else ''}int{width}"))
+        return np.dtype(f"{'u' if unsigned else 'i'}{width // 8}")
+    name = str(element_type)
+    if name in ("f16", "f32", "f64"):
+        return np.dtype(f"f{int(name[1:]) // 8}")
+    if name in _FLOATS:
+        import ml_dtypes
+
+        return np.dtype(getattr(ml_dtypes, _FLOATS[name]))
+    if name.startswith("complex<f"):
+        return np.dtype({"complex<f32>": "c8", "complex<f64>": "c16"}[name])
+    raise TypeError(f"no numpy dtype for element type {element_type}")
+
+
+def element_type_of(dtype: "np.dtype[Any]") -> Any:
+    """The element type of a numpy dtype: the inverse of `dtype_of`, `index` excepted."""
+    from xdsl.dialects import builtin
+
+    if dtype.kind == "b":
+        return builtin.i1
+    if dtype.name.startswith(("int", "uint")):
+        unsigned = dtype.name.startswith("u")
+        width = int(dtype.name.removeprefix("u").removeprefix("int"))
+        return IntegerType(width, Signedness.UNSIGNED) if unsigned else IntegerType(width)
+    if dtype.kind == "c":
+        return builtin.ComplexType(builtin.f32 if dtype.itemsize == 8 else builtin.f64)
+    names = {"float16": "f16", "float32": "f32", "float64": "f64"}
+    names |= {numpy_name: name for name, numpy_name in _FLOATS.items()}
+    if dtype.name in names:
+        return getattr(builtin, names[dtype.name])
+    raise TypeError(f"no element type for numpy dtype {dtype}")
+
+
+class ResourceStore:
+    """The blobs of one Context. Values are never written to once they are in the store."""
+
+    def __init__(self) -> None:
+        self._blobs: dict[str, memoryview] = {}
+        self._dtypes: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self._sidecars: dict[str, Path] = {}
+        self._stored_in: dict[str, Path] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._blobs
+
+    def keys(self) -> list[str]:
+        return list(self._blobs)
+
+    def add_bytes(self, key: str, data: "bytes | memoryview") -> None:
+        """Store `data` under a given key, as an inline resource section of a file asks for."""
+        self._blobs[key] = memoryview(data).cast("B")
+
+    def add(self, array: "np.ndarray") -> str:
+        """Store the bytes of `array` (kept, not copied, where contiguous) and return their key."""
+        import numpy as np
+
+        array = np.ascontiguousarray(array)
+        data = memoryview(array.reshape(-1).view(np.uint8)) if array.size else memoryview(b"")
+        key = f"w_{sha256(data).hexdigest()[:32]}"
+        if key not in self._blobs:
+            self._blobs[key] = data
+            self._dtypes[key] = (array.dtype.name, array.shape)
+        return key
+
+    def blob(self, key: str) -> memoryview:
+        """The bytes under `key`; an error names the sidecar files that were looked into."""
+        found = self._blobs.get(key)
+        if found is not None:
+            return found
+        files = ", ".join(str(path) for path in self._sidecars.values())
+        raise CompileError(
+            f"dense_resource<{key}>: its values are in none of the files [{files}];"
+            " put the sidecar file beside the .ir file or name it with --resources"
+        )
+
+    def array(self, key: str, type: Attribute) -> "np.ndarray":
+        """The values under `key` as an array of the shaped `type`: a view, not a copy."""
+        import numpy as np
+
+        dtype = dtype_of(type.get_element_type())  # pyright: ignore[reportAttributeAccessIssue]
+        shape = type.get_shape()  # pyright: ignore[reportAttributeAccessIssue]
+        blob = self.blob(key)
+        data = np.frombuffer(blob, dtype=np.uint8)
+        expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        if data.nbytes != expected:
+            raise CompileError(
+                f"dense_resource<{key}>: {data.nbytes} bytes are stored, {type} needs {expected};"
+                " write the file again with its sidecar"
+            )
+        array = _typed(data, dtype).reshape(shape)
+        array.flags.writeable = False
+        return array
+
+    # Sidecar files
+
+    def attach(self, path: Path) -> None:
+        """Make the blobs of the safetensors file at `path` available, mapped and not read."""
+        for key, view in map_safetensors(path).items():
+            self._blobs.setdefault(key, view)
+            self._stored_in.setdefault(key, path)
+
+    def attach_listed(self, module: Operation, directory: Path) -> None:
+        """Attach the files that `module` lists; one that is missing is noted until its values are read."""
+        for name in sidecars_of(module):
+            path = directory / name
+            self._sidecars[name] = path
+            if path.is_file():
+                self.attach(path)
+
+    def save_new(self, keys: Iterable[str], path: Path) -> bool:
+        """Write those blobs among `keys` that are in no sidecar yet to `path`; False if there are none."""
+        new = sorted({key for key in keys if key in self._blobs and key not in self._stored_in})
+        if not new:
+            return False
+        write_safetensors(path, {key: (self._blobs[key], *self._dtypes.get(key, ("", ()))) for key in new})
+        self._stored_in.update(dict.fromkeys(new, path))
+        return True
+
+
+def sidecars_of(module: Operation) -> list[str]:
+    """The sidecar files that `module` lists."""
+    listed = module.attributes.get(RESOURCES_KEY)
+    return [a.data for a in listed if isinstance(a, StringAttr)] if isinstance(listed, ArrayAttr) else []
+
+
+def list_sidecar(module: ModuleOp, name: str) -> None:
+    """Add `name` to the sidecar files of `module`."""
+    names = sidecars_of(module)
+    if name not in names:
+        module.attributes[RESOURCES_KEY] = ArrayAttr([StringAttr(n) for n in [*names, name]])
+
+
+def resource_keys(module: Operation) -> set[str]:
+    """The keys of all `dense_resource` attributes that the ops of `module` carry."""
+    keys: set[str] = set()
+    for op in module.walk():
+        for attribute in (*op.properties.values(), *op.attributes.values()):
+            if isinstance(attribute, DenseResourceAttr):
+                keys.add(attribute.resource_handle.data)
+    return keys
+
+
+# Values of attributes
+
+
+def resources_of(ctx: Context) -> ResourceStore:
+    """The store of `ctx`, which has to be one of ours (`stepwell.compat.new_context`)."""
+    store = getattr(ctx, "resources", None)
+    assert isinstance(store, ResourceStore), "the Context has no resources: make it with new_context()"
+    return store
+
+
+def value_of(attr: Attribute, ctx: Context) -> "np.ndarray":
+    """
+    The values of a dense, dense_resource or dense array attribute as a read-only array, without a copy
+    (booleans excepted); a splat is a broadcast view of one element.
+    """
+    import numpy as np
+
+    if isinstance(attr, DenseResourceAttr):
+        return resources_of(ctx).array(attr.resource_handle.data, attr.type)
+    if isinstance(attr, DenseArrayBase):
+        return _typed(np.frombuffer(attr.data.data, np.uint8), dtype_of(attr.elt_type))
+    assert isinstance(attr, DenseIntOrFPElementsAttr), f"{type(attr).__name__} holds no array"
+    dtype, shape = dtype_of(attr.type.element_type), attr.type.get_shape()
+    raw = np.frombuffer(attr.data.data, np.uint8)
+    elements = raw.reshape(-1, dtype.itemsize) if raw.size else raw.reshape(0, dtype.itemsize)
+    if len(elements) > 1 and (elements[0] == elements[-1]).all() and (elements == elements[0]).all():
+        return np.broadcast_to(_typed(elements[0], dtype).reshape(()), shape)
+    return _typed(raw, dtype).reshape(shape)
+
+
+def constant_attr(
+    array: "np.ndarray", ctx: Context, element_type: Attribute | None = None
+) -> DenseIntOrFPElementsAttr | DenseResourceAttr:
+    """
+    `array` as an attribute of type `tensor<shape x element_type>`: written out below
+    `INLINE_ELEMENTS` elements and for a splat, else a resource named by its content. The element type
+    follows from the dtype where it is not given (int64 is `i64`, uint8 `ui8`, bool `i1`).
+    """
+    import numpy as np
+
+    array = np.asarray(array)
+    element = element_type_of(array.dtype) if element_type is None else element_type
+    tensor_type = TensorType(element, array.shape)
+    expected = dtype_of(element)
+    if array.dtype != expected:
+        array = array.astype(expected)
+    if array.size >= INLINE_ELEMENTS:
+        splat = array.nbytes <= _MAX_SPLAT_BYTES and bool((array == array.reshape(-1)[0]).all())
+        if not splat:
+            return DenseResourceAttr.from_params(resources_of(ctx).add(array), tensor_type)
+    if array.dtype == np.bool_:  # xDSL spells true as 0xFF; equal attributes need equal bytes
+        array = array.astype(np.uint8) * np.uint8(255)
+    return DenseIntOrFPElementsAttr(tensor_type, BytesAttr(np.ascontiguousarray(array).tobytes()))  # pyright: ignore
+
+
+def _typed(raw: "np.ndarray", dtype: "np.dtype[Any]") -> "np.ndarray":
+    """`raw` bytes as `dtype`; any byte but 0 is true."""
+    return raw != 0 if dtype.kind == "b" else raw.view(dtype)
+
+
+# The safetensors format: u64 length, JSON header {name: {dtype, shape, data_offsets}}, data
+
+
+def write_safetensors(path: Path, blobs: dict[str, tuple[memoryview, str, tuple[int, ...]]]) -> None:
+    """Write blobs (bytes, numpy dtype name or "", shape) to `path` atomically, each one aligned to 64 bytes."""
+    header: dict[str, Any] = {"__metadata__": {"format": "stepwell"}}
+    offset, pieces = 0, []
+    for key, (data, dtype, shape) in blobs.items():
+        # The format allows no holes: a blob of odd length is followed by a named filler.
+        known = _SAFETENSORS.get(dtype)
+        entry = {"dtype": known or "U8", "shape": list(shape) if known else [data.nbytes]}
+        header[key] = entry | {"data_offsets": [offset, offset + data.nbytes]}
+        offset += data.nbytes
+        pieces.append(data)
+        if fill := -offset % _ALIGNMENT:
+            header[f"{_FILLER}{offset:x}"] = {
+                "dtype": "U8",
+                "shape": [fill],
+                "data_offsets": [offset, offset + fill],
+            }
+            offset += fill
+            pieces.append(memoryview(bytes(fill)))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(len(text).to_bytes(8, "little"))
+            file.write(text)
+            for piece in pieces:
+                file.write(piece)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise CompileError(f"{path}: the weights cannot be written: {error.strerror}") from error
+
+
+def map_safetensors(path: Path) -> dict[str, memoryview]:
+    """The blobs of a safetensors file by name, mapped; an error names the broken part."""
+
+    def broken(why: str) -> CompileError:
+        return CompileError(f"{path}: not a safetensors file: {why}; write it again")
+
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < 8:
+                raise broken(f"{size} bytes are too few")
+            mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise CompileError(f"{path}: the weights cannot be read: {error.strerror}") from error
+    length = int.from_bytes(mapped[:8], "little")
+    if length > size - 8:
+        raise broken(f"its header of {length} bytes is longer than the file")
+    try:
+        header = json.loads(bytes(mapped[8 : 8 + length]))
+        entries = {
+            name: (int(entry["data_offsets"][0]), int(entry["data_offsets"][1]))
+            for name, entry in header.items()
+            if name != "__metadata__" and not name.startswith(_FILLER)
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise broken("its header is no valid JSON index") from error
+    data = mapped[8 + length :]
+    for name, (start, end) in entries.items():
+        if not 0 <= start <= end <= data.nbytes:
+            raise broken(f"{name} ends at byte {end} of {data.nbytes}")
+    return {name: data[start:end] for name, (start, end) in entries.items()}

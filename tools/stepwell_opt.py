@@ -1,0 +1,395 @@
+"""`stepwell-opt`: read IR, apply passes, print IR."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from xdsl.dialects.builtin import ModuleOp
+    from xdsl.passes import ModulePass
+
+    from stepwell.compat import StepwellContext
+    from stepwell.pipelines import Stage
+
+_EXAMPLES = """examples:
+  stepwell-opt model.ir -p canonicalize,cse            apply two passes
+  stepwell-opt model.ir -p 'set-target{threads=2},cpu-O3' -o out.ir
+  stepwell-opt model.ir -p tile-and-fuse --print-ir-after-change
+  stepwell-opt --help tile-and-fuse                    what a pass does, and its options
+  stepwell-opt --list-passes
+
+exit status: 0 done; 1 the input or a flag is wrong; 2 the input is not supported; 3 our fault
+"""
+_SPLIT = "// -----"
+
+
+class _Exit(Exception):
+    """argparse wants to stop with this status."""
+
+    def __init__(self, status: int):
+        self.status = status
+
+
+def main(
+    argv: Sequence[str] | None = None,
+    stdin: IO[str] | None = None,
+    stdout: IO[str] | None = None,
+    stderr: IO[str] | None = None,
+) -> int:
+    """Run the tool; the return value is the exit status."""
+    stdin, stdout, stderr = stdin or sys.stdin, stdout or sys.stdout, stderr or sys.stderr
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        options = _parse_arguments(arguments, stdout, stderr)
+    except _Exit as exit:
+        return exit.status
+    run = _Run(options, stdin, stdout, stderr)
+    try:
+        return run.run()
+    except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parse_arguments(argv: list[str], stdout: IO[str], stderr: IO[str]) -> argparse.Namespace:
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str):
+            stderr.write(f"stepwell-opt: error: {message}; see stepwell-opt --help\n")
+            raise _Exit(1)
+
+        def exit(self, status: int = 0, message: str | None = None):
+            if message:
+                stderr.write(message)
+            raise _Exit(status)
+
+    parser = Parser(
+        prog="stepwell-opt",
+        description="Read IR, apply passes, print IR.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+    )
+    add = parser.add_argument
+    add("input", nargs="?", default="-", help="the .ir file; - is standard input (default)")
+    add("-h", "--help", nargs="?", const="", metavar="PASS", help="this text, or that of a pass")
+    add("-p", "--pipeline", default="", metavar="TEXT", help="passes to apply: 'a,b{x=1},func.func(c)'")
+    add("-o", "--output", metavar="FILE", help="write the IR there instead of to standard output")
+    add("--list-passes", action="store_true", help="list all passes with a line on each")
+    add("--print-pipeline", action="store_true", help="print the pipeline in full and stop")
+    add("--load-pass", action="append", default=[], metavar="FILE.py", help="take passes from a Python file")
+    add("--resources", metavar="FILE", help="read values from, and write new ones to, this sidecar file")
+    add("--allow-unregistered-dialect", action="store_true", help="accept ops of unknown dialects")
+    add("--no-verify-each", action="store_true", help="verify only the input and the result")
+    add("--verify-each", action="store_true", help="verify after every pass (the default)")
+    add("--split-input-file", action="store_true", help=f"treat parts between '{_SPLIT}' separately")
+    add("--verify-diagnostics", action="store_true", help="compare errors with expected-error comments")
+    add("--print-ir-before", action="append", default=[], metavar="PASS", help="print the IR before PASS")
+    add("--print-ir-after", action="append", default=[], metavar="PASS", help="print the IR after PASS")
+    add("--print-ir-before-all", action="store_true", help="print the IR before every pass")
+    add("--print-ir-after-all", action="store_true", help="print the IR after every pass")
+    add("--print-ir-after-change", action="store_true", help="print the IR after passes that change it")
+    add("--mlir-print-op-generic", action="store_true", help="print every op in generic form")
+    add("--print-debuginfo", "--mlir-print-debuginfo", action="store_true", help="print locations")
+    add("--timing", action="store_true", help="print the time of every pass")
+    add("--debug", action="store_true", help="show tracebacks")
+    options = parser.parse_args(argv)
+    if options.help is not None and not options.help:
+        stdout.write(parser.format_help())
+        raise _Exit(0)
+    return options
+
+
+class _Run:
+    """One run of the tool."""
+
+    def __init__(self, options: argparse.Namespace, stdin: IO[str], stdout: IO[str], stderr: IO[str]):
+        self.options, self.stdin, self.stdout, self.stderr = options, stdin, stdout, stderr
+        self.passes: dict[str, str | type[ModulePass]] = {}
+        self.sources: dict[str, str] = {}
+        self.times: list[tuple[str, float]] = []
+
+    def run(self) -> int:
+        from stepwell.pipelines import print_pipeline, resolve_pipeline
+        from stepwell.registry import PASSES
+
+        try:
+            self.passes = {**PASSES, **self._load_passes()}
+            if self.options.list_passes:
+                return self._list_passes()
+            if self.options.help is not None:
+                return self._explain_pass(self.options.help)
+            stages = resolve_pipeline(self.options.pipeline, self.passes)
+            if self.options.print_pipeline:
+                self.stdout.write(f"{print_pipeline(stages)}\n")
+                return 0
+            name, text = self._read()
+        except Exception as error:
+            return self._report(error)
+        chunks = [(0, text)]
+        if self.options.split_input_file:
+            chunks, line = [], 0
+            for chunk in text.split(_SPLIT):
+                chunks.append((line, chunk))
+                line += chunk.count("\n")
+        outputs: list[str] = []
+        status = 0
+        for line_offset, chunk in chunks:
+            status = max(status, self._process(name, chunk, line_offset, stages, outputs))
+        if status == 0 and not self.options.verify_diagnostics:
+            try:
+                self._write(f"{_SPLIT}\n".join(outputs))
+            except Exception as error:
+                return self._report(error)
+        if self.options.timing:
+            self._print_times()
+        return status
+
+    def _read(self) -> tuple[str, str]:
+        from stepwell.errors import Error
+
+        path = self.options.input
+        if path == "-":
+            return "<stdin>", self.stdin.read()
+        try:
+            with open(path, "rb") as file:
+                data = file.read()
+        except OSError as error:
+            raise Error(f"{path}: cannot be read: {error.strerror}; give the path of an .ir file") from error
+        try:
+            return path, data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            raise Error(
+                f"{path}:{line}: byte {data[error.start]:#04x} is not UTF-8; save it as UTF-8"
+            ) from error
+
+    def _write(self, text: str) -> None:
+        from stepwell.errors import Error
+
+        if self.options.output is None:
+            self.stdout.write(text)
+            return
+        try:
+            with open(self.options.output, "w", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise Error(f"{self.options.output}: cannot be written: {error.strerror}") from error
+
+    def _process(
+        self, name: str, text: str, line_offset: int, stages: "list[Stage]", outputs: list[str]
+    ) -> int:
+        from stepwell.compat import new_context, print_module
+        from stepwell.registry import DIALECTS
+
+        ctx = new_context(DIALECTS, self.options.allow_unregistered_dialect)
+        self.sources[name] = "\n" * line_offset + text
+        errors: list[BaseException] = []
+        module: ModuleOp | None = None
+        try:
+            module = self._parse(ctx, name, text, line_offset)
+            self._transform(ctx, module, stages)
+            outputs.append(
+                print_module(
+                    module,
+                    generic=self.options.mlir_print_op_generic,
+                    debuginfo=self.options.print_debuginfo,
+                )
+            )
+        except Exception as error:
+            errors.append(error)
+        if self.options.verify_diagnostics:
+            return self._compare_diagnostics(name, text, line_offset, errors)
+        return self._report(errors[0], text) if errors else 0
+
+    def _parse(self, ctx: "StepwellContext", name: str, text: str, line_offset: int) -> "ModuleOp":
+        from pathlib import Path
+
+        from stepwell.compat import parse_module
+        from stepwell.verification import verify_module
+
+        module = parse_module(ctx, text, name, line_offset)
+        ctx.resources.attach_listed(module, Path(name).parent)
+        if self.options.resources and os.path.exists(self.options.resources):
+            ctx.resources.attach(Path(self.options.resources))
+        verify_module(module)
+        return module
+
+    def _transform(self, ctx: "StepwellContext", module: "ModuleOp", stages: "list[Stage]") -> None:
+        from time import perf_counter
+
+        from stepwell.compat import print_module
+        from stepwell.pipelines import run_pipeline
+
+        options = self.options
+        started, text_before = 0.0, ""
+
+        def show(stage: "Stage", when: str) -> None:
+            self.stderr.write(f"// -----// IR {when} {stage} //----- //\n{print_module(module)}\n")
+
+        def before(stage: "Stage", module: "ModuleOp") -> None:
+            nonlocal started, text_before
+            if options.print_ir_before_all or stage.instance.name in options.print_ir_before:
+                show(stage, "before")
+            if options.print_ir_after_change:
+                text_before = print_module(module)
+            started = perf_counter()
+
+        def after(stage: "Stage", module: "ModuleOp") -> None:
+            self.times.append((str(stage), perf_counter() - started))
+            changed = options.print_ir_after_change and print_module(module) != text_before
+            if options.print_ir_after_all or changed or stage.instance.name in options.print_ir_after:
+                show(stage, "after")
+
+        run_pipeline(ctx, module, stages, before=before, after=after, verify_each=not options.no_verify_each)
+
+    # What is wrong
+
+    def _report(self, error: BaseException, text: str | None = None) -> int:
+        from stepwell.diagnostics import diagnose, exit_code_of
+
+        code = exit_code_of(error)
+        if self.options.debug:
+            import traceback
+
+            traceback.print_exception(error, file=self.stderr)
+        self.stderr.write(f"{diagnose(error).render(self.sources)}\n")
+        if code == 3 and text is not None:
+            self.stderr.write(f"note: a fault of stepwell; reproducer: {self._reproducer(text)}\n")
+        return code
+
+    def _reproducer(self, text: str) -> str:
+        import tempfile
+
+        handle, path = tempfile.mkstemp(prefix="stepwell-reproducer-", suffix=".ir")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(f"// RUN: stepwell-opt %s -p '{self.options.pipeline}'\n{text}")
+        return path
+
+    def _compare_diagnostics(
+        self, name: str, text: str, line_offset: int, errors: list[BaseException]
+    ) -> int:
+        """0 if the errors are those that `// expected-error@+1 {{text}}` comments announce."""
+        import re
+
+        from stepwell.diagnostics import diagnose
+
+        expected: list[tuple[int, str]] = []
+        for number, line in enumerate(text.split("\n"), line_offset + 1):
+            for match in re.finditer(r"expected-error\s*(?:@([+-]\d+|above|below))?\s*\{\{(.*?)\}\}", line):
+                offset = {"above": "-1", "below": "+1", None: "0"}.get(match[1], match[1])
+                expected.append((number + int(offset or 0), match[2]))
+        status = 0
+        for error in errors:
+            found = diagnose(error)
+            line = found.place.line if found.place is not None else 0
+            for entry in expected:
+                if entry[1] in f"{found.where}: {found.message}" and (not line or entry[0] == line):
+                    expected.remove(entry)
+                    break
+            else:
+                self.stderr.write(f"{name}: unexpected error\n")
+                self._report(error)
+                status = 1
+        for line, message in expected:
+            self.stderr.write(f"{name}:{line}: error: expected error not produced: {message}\n")
+            status = 1
+        return status
+
+    # What there is
+
+    def _load_passes(self) -> "dict[str, type[ModulePass]]":
+        """The pass classes defined in the files of `--load-pass`, by name."""
+        import importlib.util
+        from pathlib import Path
+
+        from stepwell.errors import Error
+
+        if not self.options.load_pass:
+            return {}
+        from xdsl.passes import ModulePass
+
+        loaded: dict[str, type[ModulePass]] = {}
+        for path in self.options.load_pass:
+            spec = importlib.util.spec_from_file_location(f"stepwell_plugin_{Path(path).stem}", path)
+            if spec is None or spec.loader is None or not os.path.isfile(path):
+                raise Error(f"{path}: not a Python file; --load-pass takes a path that ends in .py")
+            module = importlib.util.module_from_spec(spec)
+            try:
+                spec.loader.exec_module(module)
+            except Exception as error:
+                raise Error(f"{path}: cannot be loaded: {type(error).__name__}: {error}") from error
+            found = {
+                value.name: value
+                for value in vars(module).values()
+                if isinstance(value, type)
+                and issubclass(value, ModulePass)
+                and value.__module__ == module.__name__
+            }
+            if not found:
+                raise Error(f"{path}: defines no pass; a pass is a subclass of xdsl.passes.ModulePass")
+            loaded |= found
+        return loaded
+
+    def _list_passes(self) -> int:
+        from stepwell.pipelines import PIPELINES
+
+        for name, entry in sorted(self.passes.items()):
+            cls = _load_or_none(entry)
+            summary = "(not built yet)" if cls is None else _summary(cls)
+            self.stdout.write(f"{name:24} {summary}\n")
+        for name, text in sorted(PIPELINES.items()):
+            self.stdout.write(f"{name:24} = {' '.join(text.split())}\n")
+        return 0
+
+    def _explain_pass(self, name: str) -> int:
+        from inspect import getdoc
+
+        from stepwell.errors import Error
+        from stepwell.pipeline_text import did_you_mean
+        from stepwell.pipelines import option_docs
+
+        if name not in self.passes:
+            raise Error(f"unknown pass '{name}'{did_you_mean(name, self.passes) or '; see --list-passes'}")
+        entry = self.passes[name]
+        cls = _load_or_none(entry)
+        if cls is None:
+            raise Error(f"pass '{name}' is not built yet: {entry}")
+        self.stdout.write(f"{name}\n\n{getdoc(cls) or ''}\n")
+        if documents := option_docs(cls):
+            self.stdout.write("\noptions:\n")
+        for option, kind, default, document in documents:
+            self.stdout.write(f"  {option}={kind} (default {default})\n")
+            if document:
+                self.stdout.write(f"      {document}\n")
+        return 0
+
+    def _print_times(self) -> None:
+        total = sum(seconds for _, seconds in self.times)
+        for stage, seconds in [*self.times, ("total", total)]:
+            self.stderr.write(f"{seconds * 1e3:10.2f} ms  {stage}\n")
+
+
+def _load_or_none(entry: "str | type[ModulePass]") -> "type[ModulePass] | None":
+    from stepwell.compat import AbsentModuleError, load_entry
+
+    try:
+        return load_entry(entry) if isinstance(entry, str) else entry
+    except AbsentModuleError:
+        return None
+
+
+def _summary(cls: "type[ModulePass]") -> str:
+    from inspect import getdoc
+
+    return " ".join((getdoc(cls) or "").split("\n\n")[0].split()).split(". ")[0]
+
+
+def _command() -> None:
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    _command()
