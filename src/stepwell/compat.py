@@ -6,10 +6,11 @@ mends it, so that the repair can go.
 
 import importlib
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import StringIO
 from sys import getrecursionlimit, setrecursionlimit
+from types import MethodType
 from typing import Any
 
 from xdsl.context import Context
@@ -24,7 +25,7 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.ir import Attribute, Block, Dialect, Operation, Region
 from xdsl.parser import Parser
-from xdsl.pattern_rewriter import RewritePattern
+from xdsl.pattern_rewriter import PatternRewriter, RewritePattern, op_type_rewrite_pattern
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import ParseError
 from xdsl.utils.lexer import Span
@@ -36,6 +37,11 @@ MAX_REGION_DEPTH = 256
 MAX_ATTRIBUTE_DEPTH = 1000
 _RECURSION_LIMIT = 40_000
 """Python frames that `MAX_REGION_DEPTH` and `MAX_ATTRIBUTE_DEPTH` need, with a margin."""
+
+
+_WRAPPER = op_type_rewrite_pattern.__qualname__
+
+Matcher = Callable[[Any, PatternRewriter], None]
 
 
 class AbsentModuleError(ImportError):
@@ -254,20 +260,28 @@ def print_module(module: Operation, *, generic: bool = False, debuginfo: bool = 
     return out.getvalue()
 
 
-def op_classes_of(pattern: RewritePattern) -> tuple[type[Operation], ...] | None:
+def matcher_of(pattern: RewritePattern) -> tuple[tuple[type[Operation], ...] | None, Matcher]:
     """
-    The op classes that `pattern` matches, None if it has to see every op: its `op_class` attribute, or
-    the annotation that `op_type_rewrite_pattern` read.
+    The op classes that `pattern` matches, None if it has to see every op, and the function to call on an
+    op of them. The classes are its `op_class` attribute, or those that `op_type_rewrite_pattern` read from
+    the annotation; the function that it wrapped is then called without asking for the class again.
     """
+    classes, function = None, pattern.match_and_rewrite
+    wrapper = type(pattern).match_and_rewrite
+    if wrapper.__module__ == RewritePattern.__module__ or wrapper.__qualname__.startswith(_WRAPPER):
+        cells = dict(zip(wrapper.__code__.co_freevars, wrapper.__closure__ or (), strict=True))
+        if "expected_types" in cells and "func" in cells:
+            classes = tuple(cells["expected_types"].cell_contents)
+            function = MethodType(cells["func"].cell_contents, pattern)
     declared = getattr(pattern, "op_class", None)
     if declared is not None:
-        return declared if isinstance(declared, tuple) else (declared,)
-    function = type(pattern).match_and_rewrite
-    closure = getattr(function, "__closure__", None)
-    if closure and "expected_types" in function.__code__.co_freevars:
-        cell = closure[function.__code__.co_freevars.index("expected_types")]
-        return tuple(cell.cell_contents)
-    return None
+        classes = declared if isinstance(declared, tuple) else (declared,)
+    return classes, function
+
+
+def aim(rewriter: PatternRewriter, op: Operation) -> None:
+    """Make `op` the one that `rewriter` matches."""
+    rewriter._current_operation = op
 
 
 def location_of(op: Operation) -> LocationAttr:
@@ -285,11 +299,12 @@ __all__ = [
     "MLIRTokenKind",
     "StepwellContext",
     "StepwellParser",
+    "aim",
     "deep_recursion",
     "load_entry",
     "location_of",
+    "matcher_of",
     "new_context",
-    "op_classes_of",
     "parse_module",
     "print_module",
 ]
