@@ -1,8 +1,9 @@
 """The `stepwell` dialect: the facts that a whole module carries through every level."""
 
 from dataclasses import fields
+from typing import Any
 
-from xdsl.dialects.builtin import DictionaryAttr, FloatAttr, IntegerAttr, StringAttr, f64, i64
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, FloatAttr, IntegerAttr, StringAttr, f64, i64
 from xdsl.dialects.builtin import ModuleOp as _ModuleOp
 from xdsl.ir import Attribute, Dialect, ParametrizedAttribute
 from xdsl.irdl import irdl_attr_definition, param_def
@@ -61,6 +62,20 @@ def target_of(module: _ModuleOp) -> Target:
     attr = module.attributes.get(TARGET_KEY)
     assert isinstance(attr, TargetAttr), "the module has no target: run `set-target` first"
     return attr.target()
+
+
+def plain_data(attr: Attribute | None) -> Any:
+    """A dictionary, array, string or number attribute as Python data."""
+    if attr is None:
+        return None
+    if isinstance(attr, DictionaryAttr):
+        return {key: plain_data(value) for key, value in attr.data.items()}
+    if isinstance(attr, ArrayAttr):
+        return [plain_data(value) for value in attr.data]
+    if isinstance(attr, IntegerAttr | FloatAttr):
+        return attr.value.data
+    assert isinstance(attr, StringAttr), f"no plain data for {attr}"
+    return attr.data
 
 
 STEPWELL = Dialect("stepwell", [], [TargetAttr])

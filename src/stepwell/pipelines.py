@@ -31,8 +31,76 @@ from stepwell.pipeline_text import (
 from stepwell.registry import PASSES
 from stepwell.verification import verify_module
 
-PIPELINES: dict[str, str] = {}
+LEVELS = ("graph", "tensor", "kernels", "loops", "memref", "llvm")
+"""The levels of the IR, from the model down; each is reached by one named pipeline."""
+
+PIPELINES: dict[str, str] = {
+    # Shapes first, so that every simplification sees static extents; constants before batch norms, whose
+    # statistics may be computed; layouts after all that, when only real data movement is left.
+    "graph-O0": "record-signature, infer-shapes, graph-decompose, infer-shapes, dce",
+    "graph-O3": """
+        record-signature, infer-shapes, fold-constants, simplify-graph, fold-batch-norm, graph-decompose,
+        infer-shapes, fold-constants, simplify-graph, assign-layouts, fold-transposes, fold-constants,
+        simplify-graph, cse, dce
+    """,
+    "tensor-O0": "graph-to-linalg, dce",
+    "tensor-O3": "graph-to-linalg, cse, fuse-elementwise, pack-weights, dce",
+    "kernels-O0": "form-kernels{fuse=false}",
+    "kernels-O3": "form-kernels",
+    "loops-O0": "linalg-to-loops",
+    "loops-O3": "assign-schedules, tile-and-fuse, vectorise, linalg-to-loops, cse, dce",
+    "memref-O0": "bufferize, lift-parallel, promote-scratch, plan-memory",
+    "memref-O3": "bufferize, lift-parallel, promote-scratch, cse, plan-memory",
+    "llvm-O0": "unroll-vectors, expand-math, kernels-to-llvm, host-to-llvm",
+    "llvm-O3": "unroll-vectors, expand-math, cse, dce, kernels-to-llvm, host-to-llvm",
+}
 """Pipeline name to its text, which may name other pipelines."""
+
+for _level in LEVELS:
+    PIPELINES[f"{_level}-O1"] = f"{_level}-O0"
+    PIPELINES[f"{_level}-O2"] = f"{_level}-O3"
+for _number in range(4):
+    PIPELINES[f"cpu-O{_number}"] = ", ".join(["set-target", *(f"{level}-O{_number}" for level in LEVELS)])
+for _count, _level in enumerate(LEVELS, 1):
+    PIPELINES[f"to-{_level}"] = ", ".join(["set-target", *(f"{level}-O3" for level in LEVELS[:_count])])
+
+ORDER: dict[tuple[str, str], str] = {
+    ("record-signature", "infer-shapes"): "the interface is the model's own, before anything refines it",
+    (
+        "fold-constants",
+        "fold-batch-norm",
+    ): "statistics that are computed from constants are constants by then",
+    ("fold-batch-norm", "assign-layouts"): "it reads weights in the order of the model",
+    ("fold-transposes", "graph-to-linalg"): "composed transposes are one kernel",
+    ("graph-to-linalg", "fuse-elementwise"): "fusion merges bodies of linalg.generic",
+    ("fuse-elementwise", "form-kernels"): "a merged op is one op of a kernel",
+    ("pack-weights", "form-kernels"): "the packed layout is part of a kernel's signature",
+    ("form-kernels", "assign-schedules"): "a schedule belongs to a kernel",
+    ("assign-schedules", "tile-and-fuse"): "tiles are read from the schedule",
+    ("tile-and-fuse", "vectorise"): "a vector is a tile of static extent",
+    ("vectorise", "linalg-to-loops"): "only what has no vector form becomes scalar loops",
+    ("linalg-to-loops", "bufferize"): "bufferize knows loops, not linalg",
+    ("bufferize", "lift-parallel"): "a range of tiles has no results",
+    ("lift-parallel", "plan-memory"): "buffers live between launches",
+    ("unroll-vectors", "expand-math"): "polynomials are written on one-dimensional vectors",
+    ("expand-math", "kernels-to-llvm"): "the llvm level has no math",
+    ("kernels-to-llvm", "host-to-llvm"): "the host takes the addresses of the kernels",
+}
+"""Pairs of passes that must keep their order, and why; a test holds every pipeline to it."""
+
+
+def level_pipeline(
+    level: str, opt_level: int, *, target: str, fp: str, threads: int, dims: Mapping[str, int]
+) -> str:
+    """The pipeline text that takes a module to `level` from the one above."""
+    text = f"{level}-O{opt_level}"
+    if level != LEVELS[0]:
+        return text
+    first = f"set-target{{target={quoted(target)} fp={fp} threads={threads}}}"
+    if dims:
+        pairs = ",".join(quoted(f"{name}:{extent}") for name, extent in dims.items())
+        first += f", specialise-dims{{dims={pairs}}}"
+    return f"{first}, {text}"
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
-from xdsl.dialects import arith, linalg
+from xdsl.dialects import arith
 from xdsl.dialects.builtin import AffineMapAttr, IndexType
+from xdsl.dialects.linalg import ops as linalg
+from xdsl.dialects.linalg.attrs import IteratorType
 from xdsl.ir import BlockArgument, Operation, SSAValue
 from xdsl.ir.affine import (
     AffineBinaryOpExpr,
@@ -30,12 +32,12 @@ def output_map(op: linalg.GenericOp, result: int = 0) -> AffineMap:
 
 def parallel_dims(op: linalg.GenericOp) -> list[int]:
     """The iteration dims of `op` that are parallel."""
-    return [i for i, t in enumerate(op.iterator_types.data) if t.data == linalg.IteratorType.PARALLEL]
+    return [i for i, t in enumerate(op.iterator_types.data) if t.data == IteratorType.PARALLEL]
 
 
 def reduction_dims(op: linalg.GenericOp) -> list[int]:
     """The iteration dims of `op` that are reductions."""
-    return [i for i, t in enumerate(op.iterator_types.data) if t.data != linalg.IteratorType.PARALLEL]
+    return [i for i, t in enumerate(op.iterator_types.data) if t.data != IteratorType.PARALLEL]
 
 
 def is_elementwise(op: Operation) -> bool:

@@ -1,0 +1,490 @@
+"""`stepwell`: compile, run, time and inspect models from the command line; arguments only."""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+
+from stepwell import __version__
+from stepwell.errors import CompileError, Error, InternalError, RunError
+
+if TYPE_CHECKING:
+    from stepwell.compiler import Options, Progress
+
+_EXAMPLES = """examples:
+  stepwell compile model.onnx -o model.so --threads 2
+  stepwell compile model.onnx --emit kernels            # print the IR of a stage
+  stepwell run model.so --input x=photo.npy --output-dir out
+  stepwell run model.onnx --random --check onnxruntime
+  stepwell bench model.onnx --vs onnxruntime --threads 1,2
+  stepwell inspect model.onnx
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise CompileError(f"{self.prog}: {message}; see {self.prog} --help")
+
+
+def main(
+    argv: Sequence[str] | None = None, stdout: TextIO | None = None, stderr: TextIO | None = None
+) -> int:
+    """Run the command; returns its exit code: 0 ok, 1 the user, 2 unsupported, 3 our fault."""
+    out, err = stdout or sys.stdout, stderr or sys.stderr
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        options = _parser().parse_args(arguments)
+        return options.run(options, out, err)
+    except KeyboardInterrupt:
+        print("interrupted", file=err)
+        return 130
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Error as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=err)
+        return error.exit_code
+    except OSError as error:
+        if debug:
+            raise
+        print(f"error: {error.filename or 'system'}: {error.strerror or error}", file=err)
+        return 1
+    except (Exception, RecursionError) as error:
+        if debug:
+            raise
+        said = str(error).split("\n")[0][:200]
+        print(f"error: {type(error).__name__}: {said}; a fault of stepwell: run again with --debug", file=err)
+        return InternalError.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="stepwell",
+        description="Compile ONNX models into native libraries.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"stepwell {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    command = commands.add_parser("compile", help="compile a model into a native library, or print a stage")
+    command.add_argument("model", help="an .onnx file or an .ir file")
+    command.add_argument(
+        "-o", "--output", help="the file to write (default: the model's name with the stage's ending)"
+    )
+    _compile_options(command)
+    command.add_argument("--emit", metavar="STAGE", help="stop at: " + ", ".join(_emits()) + " (default: so)")
+    command.add_argument("--dump-dir", metavar="DIR", help="write the IR of every stage into DIR")
+    command.add_argument("--print-pipeline", action="store_true", help="print the stepwell-opt pipeline")
+    command.add_argument("--timing", action="store_true", help="print the seconds of each pass")
+    command.add_argument("--report", action="store_true", help="print kernels, weights and memory")
+    command.add_argument(
+        "--symbol-prefix", metavar="P", help="prefix of the library's symbols (default: file)"
+    )
+    command.set_defaults(run=_compile)
+
+    command = commands.add_parser("run", help="run a model on inputs from files, or on random ones")
+    command.add_argument("model", help="an .onnx file or a compiled .so")
+    command.add_argument(
+        "--input", action="append", default=[], metavar="NAME=FILE.npy", help="an input; may be repeated"
+    )
+    command.add_argument("--random", action="store_true", help="make up the inputs that are not given")
+    command.add_argument("--seed", type=int, default=0, help="seed of --random (default 0)")
+    command.add_argument("--output-dir", metavar="DIR", help="write each output as DIR/NAME.npy")
+    command.add_argument(
+        "--check", choices=("onnxruntime", "interpreter"), help="compare with another implementation"
+    )
+    _compile_options(command)
+    command.set_defaults(run=_run)
+
+    command = commands.add_parser("bench", help="time a model, beside a peer if asked")
+    command.add_argument("model", help="an .onnx file")
+    command.add_argument("--vs", choices=("onnxruntime",), help="run interleaved with this peer")
+    command.add_argument("--seconds", type=float, default=5.0, help="seconds per thread count (default 5)")
+    command.add_argument("--seed", type=int, default=0, help="seed of the random inputs")
+    _compile_options(command, threads_list=True)
+    command.set_defaults(run=_bench)
+
+    command = commands.add_parser("inspect", help="inputs, outputs, operators and what is not supported")
+    command.add_argument("model", help="an .onnx file or a compiled .so")
+    command.add_argument("--json", action="store_true", help="as JSON")
+    command.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    command.set_defaults(run=_inspect)
+    return parser
+
+
+def _emits() -> tuple[str, ...]:
+    from stepwell.compiler import EMITS
+
+    return EMITS
+
+
+def _compile_options(command: argparse.ArgumentParser, threads_list: bool = False) -> None:
+    command.add_argument(
+        "--target", default="native", help="native, x86-64-v3, x86-64-v4, aarch64 (default native)"
+    )
+    if threads_list:
+        command.add_argument("--threads", default="1", metavar="N,...", help="thread counts (default 1)")
+    else:
+        command.add_argument("--threads", type=int, default=1, metavar="N", help="default threads (1)")
+    for level in range(4):
+        command.add_argument(
+            f"-O{level}", dest="opt_level", action="store_const", const=level, help=argparse.SUPPRESS
+        )
+    command.set_defaults(opt_level=3)
+    command.add_argument(
+        "--fp", default="default", metavar="M", help="default, strict or fast: what may be reordered"
+    )
+    command.add_argument(
+        "--dim", action="append", default=[], metavar="NAME=N", help="fix a symbolic dim; may be repeated"
+    )
+    command.add_argument("--no-cache", action="store_true", help="compile even if the cache has the model")
+    command.add_argument("--debug", action="store_true", help="show Python tracebacks")
+
+
+def _options(arguments: argparse.Namespace, threads: int) -> "Options":
+    from stepwell.compiler import Options, prefix_from
+
+    prefix = getattr(arguments, "symbol_prefix", None) or prefix_from(arguments.model)
+    return Options(
+        arguments.target, threads, arguments.opt_level, arguments.fp, tuple(_dims(arguments).items()), prefix
+    )
+
+
+def _dims(arguments: argparse.Namespace) -> dict[str, int]:
+    dims: dict[str, int] = {}
+    for text in arguments.dim:
+        name, _, value = text.rpartition("=")
+        if not name or not value.isascii() or not value.isdigit() or len(value) > 12:
+            raise CompileError(f"--dim {text}: expected NAME=N with a whole number, such as batch=4")
+        dims[name] = int(value)
+    return dict(sorted(dims.items()))
+
+
+@contextlib.contextmanager
+def _progress(err: TextIO) -> "Iterator[Progress]":
+    """A line that says what is being done, on a terminal; nothing elsewhere."""
+    if not err.isatty():
+        yield lambda stage, step: None
+        return
+    from rich.console import Console
+
+    with Console(file=err).status("starting") as status:
+        yield lambda stage, step: status.update(f"[bold]{stage}[/bold] {step}")
+
+
+def _compile(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
+    from stepwell.compiler import EMITS, Compilation
+    from stepwell.pipelines import LEVELS
+
+    emit = arguments.emit or "so"
+    if emit not in EMITS:
+        raise CompileError(f"--emit {emit}: no such stage; use one of {', '.join(EMITS)}")
+    options = _options(arguments, arguments.threads)
+    started = time.perf_counter()
+    with _progress(err) as progress:
+        compilation = Compilation(options, progress)
+        if arguments.print_pipeline:
+            print(compilation.pipeline(emit if emit in LEVELS else "llvm"), file=out)
+            return 0
+        compilation.read(_model_source(arguments.model))
+        if arguments.dump_dir:
+            directory = Path(arguments.dump_dir)
+            directory.mkdir(parents=True, exist_ok=True)
+            for level in LEVELS:
+                compilation.lower_to(level)
+                compilation.write_ir(directory / f"{level}.ir")
+                if level == emit:
+                    break
+        if emit in LEVELS:
+            compilation.lower_to(emit)
+            path = Path(arguments.output) if arguments.output and arguments.output != "-" else None
+            if path is None:
+                out.write(compilation.ir_text())
+            else:
+                compilation.write_ir(path)
+        else:
+            compilation.lower_to("llvm")
+            ending = {"ll": ".ll", "asm": ".s", "obj": ".o", "so": ".so"}[emit]
+            stem = Path(arguments.model).stem
+            if emit in ("ll", "asm") and arguments.output in (None, "-"):
+                out.write(compilation.native_text(emit))
+            else:
+                path = Path(arguments.output or f"{stem}{ending}")
+                compilation.write_native(emit, path)
+                if emit == "so":
+                    size = path.stat().st_size / 1e6
+                    seconds = time.perf_counter() - started
+                    print(f"{path}: {size:.1f} MB, compiled in {seconds:.1f} s", file=err)
+    if arguments.timing:
+        _print_timing(compilation, err)
+    if arguments.report:
+        print(compilation.report(), file=err)
+    return 0
+
+
+def _print_timing(compilation: Any, err: TextIO) -> None:
+    total = sum(t.seconds for t in compilation.timings) or 1.0
+    for timing in compilation.timings:
+        share = timing.seconds / total
+        print(f"{timing.seconds:8.3f} s {share:5.1%}  {timing.stage:8} {timing.name}", file=err)
+    print(f"{total:8.3f} s        total", file=err)
+
+
+def _model_source(path: str) -> Any:
+    """The path, or for an `.ir` file its module and context."""
+    if not path.endswith((".ir", ".mlir")):
+        return path
+    from stepwell.tools.stepwell_opt import read_ir_file
+
+    return read_ir_file(Path(path))
+
+
+def _load(arguments: argparse.Namespace, threads: int, err: TextIO) -> Any:
+    """The compiled model named on the command line, compiled first if it is not a library."""
+    import stepwell
+
+    if arguments.model.endswith(".so"):
+        return stepwell.load(arguments.model, threads=threads)
+    with _progress(err) as progress:
+        return stepwell.compile(
+            arguments.model,
+            target=arguments.target,
+            threads=threads,
+            opt_level=arguments.opt_level,
+            fp=arguments.fp,
+            dims=_dims(arguments),
+            cache=not arguments.no_cache,
+            progress=progress,
+        )
+
+
+def _run(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
+    import numpy as np
+
+    model = _load(arguments, arguments.threads, err)
+    feeds = _read_inputs(arguments.input)
+    if arguments.random:
+        feeds = random_inputs(model.inputs, arguments.seed, _dims(arguments)) | feeds
+    outputs = model.run(feeds)
+    for name, value in outputs.items():
+        print(f"{name}: {describe(value)}", file=out)
+    if arguments.output_dir:
+        directory = Path(arguments.output_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        for i, (name, value) in enumerate(outputs.items()):
+            np.save(directory / f"{_file_name(name, i)}.npy", value)
+    if arguments.check:
+        return _check(arguments, feeds, outputs, out)
+    return 0
+
+
+def _read_inputs(texts: list[str]) -> dict[str, Any]:
+    import numpy as np
+
+    feeds: dict[str, Any] = {}
+    for text in texts:
+        name, separator, path = text.rpartition("=")
+        if not separator:
+            raise RunError(f"--input {text}: expected NAME=FILE.npy")
+        try:
+            feeds[name] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise RunError(f"--input {text}: cannot read {path} as .npy: {error}") from error
+    return feeds
+
+
+def _file_name(name: str, index: int) -> str:
+    safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:80].lstrip(".")
+    return safe or f"output{index}"
+
+
+def random_inputs(inputs: Sequence[Any], seed: int, dims: dict[str, int]) -> dict[str, Any]:
+    """Seeded values for each input: normal floats, small non-negative integers; unknown extents are 1."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    feeds: dict[str, Any] = {}
+    for entry in inputs:
+        shape = [extent if isinstance(extent, int) else dims.get(str(extent), 1) for extent in entry.shape]
+        dtype = np.dtype(entry.dtype)
+        if dtype.kind == "b":
+            feeds[entry.name] = rng.integers(0, 2, shape).astype(dtype)
+        elif dtype.kind in "iu":
+            feeds[entry.name] = rng.integers(0, 2, shape).astype(dtype)
+        else:
+            feeds[entry.name] = rng.standard_normal(shape).astype(dtype)
+    return feeds
+
+
+def describe(value: Any) -> str:
+    """Type, shape and the range of an output, and its values if they are few."""
+    import numpy as np
+
+    array = np.asarray(value)
+    text = f"{array.dtype}{list(array.shape)}"
+    if array.size == 0 or array.dtype.kind not in "biuf":
+        return text
+    if array.size <= 8:
+        return f"{text} = {array.reshape(-1).tolist()}"
+    wide = array.astype(np.float64)
+    return (
+        f"{text} min {wide.min():.6g} max {wide.max():.6g} mean {wide.mean():.6g} argmax {int(wide.argmax())}"
+    )
+
+
+def _check(arguments: argparse.Namespace, feeds: dict[str, Any], outputs: dict[str, Any], out: TextIO) -> int:
+    """Compare with a second implementation; DESIGN's tolerance |d| <= 1e-3 |ref| + 1e-5 max|ref|."""
+    import numpy as np
+
+    if arguments.model.endswith(".so"):
+        raise RunError("--check needs the model's .onnx file, not the compiled library")
+    if arguments.check == "onnxruntime":
+        session = _onnxruntime_session(arguments.model, 1)
+        reference = dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds), strict=True))
+    else:
+        from stepwell.compiler import Compilation
+        from stepwell.interpreter import interpret
+
+        compilation = Compilation(_options(arguments, 1))
+        compilation.read(arguments.model)
+        names = [entry.name for entry in _signature_inputs(outputs, feeds, arguments)]
+        results = interpret(compilation.lower_to("graph"), [feeds[n] for n in names], compilation.ctx)
+        reference = dict(zip(outputs, results, strict=True))
+    worst = 0.0
+    for name, expected in reference.items():
+        got, want = np.asarray(outputs[name]), np.asarray(expected)
+        if got.shape != want.shape or got.dtype != want.dtype:
+            print(
+                f"{name}: {got.dtype}{list(got.shape)} differs from {want.dtype}{list(want.shape)}", file=out
+            )
+            return 1
+        ratio = disagreement(got, want)
+        worst = max(worst, ratio)
+        print(f"{name}: {ratio:.3g} of the tolerance", file=out)
+    print("agrees" if worst <= 1.0 else "DIFFERS", f"with {arguments.check}", file=out)
+    return 0 if worst <= 1.0 else 1
+
+
+def _signature_inputs(outputs: Any, feeds: Any, arguments: argparse.Namespace) -> Any:
+    import stepwell
+
+    return stepwell.compile(arguments.model, opt_level=arguments.opt_level, dims=_dims(arguments)).inputs
+
+
+def disagreement(got: Any, want: Any) -> float:
+    """The largest |got - want| as a multiple of the tolerance 1e-3 |want| + 1e-5 max|want|; inf if a NaN differs."""
+    import numpy as np
+
+    if want.size == 0:
+        return 0.0
+    if want.dtype.kind not in "fc" and want.dtype.kind != "V":
+        return 0.0 if np.array_equal(got, want) else float("inf")
+    got, want = got.astype(np.float64), want.astype(np.float64)
+    if not np.array_equal(np.isfinite(got), np.isfinite(want)):
+        return float("inf")
+    finite = np.isfinite(want)
+    if not np.array_equal(got[~finite], want[~finite], equal_nan=True):
+        return float("inf")
+    got, want = got[finite], want[finite]
+    if want.size == 0:
+        return 0.0
+    tolerance = 1e-3 * np.abs(want) + 1e-5 * np.abs(want).max() + 1e-30
+    return float((np.abs(got - want) / tolerance).max())
+
+
+def _onnxruntime_session(path: str, threads: int) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise RunError(
+            "onnxruntime is not installed; pip install onnxruntime, or leave the option out"
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _bench(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
+    from statistics import median
+
+    counts = _thread_counts(arguments.threads)
+    for threads in counts:
+        model = _load(arguments, threads, err)
+        feeds = random_inputs(model.inputs, arguments.seed, _dims(arguments))
+        runs = {"stepwell": lambda model=model, feeds=feeds: model.run(feeds)}
+        if arguments.vs:
+            session = _onnxruntime_session(arguments.model, threads)
+            runs[arguments.vs] = lambda session=session, feeds=feeds: session.run(None, feeds)
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        for call in runs.values():
+            call()
+        end = time.perf_counter() + arguments.seconds
+        while time.perf_counter() < end or len(times["stepwell"]) < 3:
+            for name, call in runs.items():
+                begin = time.perf_counter()
+                call()
+                times[name].append(time.perf_counter() - begin)
+        texts = [f"{name} {median(values) * 1e3:.3f} ms" for name, values in times.items()]
+        line = f"{threads} thread{'s' if threads > 1 else ''}: " + ", ".join(texts)
+        if arguments.vs:
+            line += f", ratio {median(times[arguments.vs]) / median(times['stepwell']):.2f}"
+        print(f"{line} (median of {len(times['stepwell'])} interleaved runs)", file=out)
+    return 0
+
+
+def _thread_counts(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(p.isascii() and p.isdigit() and 0 < int(p) <= 1024 for p in parts):
+        raise CompileError(f"--threads {text}: expected counts such as 1,2")
+    return [int(p) for p in parts]
+
+
+def _inspect(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
+    if arguments.model.endswith(".so"):
+        import stepwell
+
+        model = stepwell.load(arguments.model)
+        facts: dict[str, Any] = {
+            "inputs": [_entry(e) for e in model.inputs],
+            "outputs": [_entry(e) for e in model.outputs],
+        }
+    else:
+        from stepwell.compiler import inspect_model
+
+        facts = inspect_model(arguments.model)
+    if arguments.json:
+        print(json.dumps(facts, indent=2), file=out)
+        return 0
+    for kind in ("inputs", "outputs"):
+        print(f"{kind}:", file=out)
+        for entry in facts[kind]:
+            print(f"  {entry['name']}: {entry['dtype']}{entry['shape']}", file=out)
+    if "operators" in facts:
+        print("operators:", file=out)
+        for name, count in sorted(facts["operators"].items(), key=lambda item: (-item[1], item[0])):
+            print(f"  {count:5} {name}", file=out)
+        print(f"weights: {facts['weight_bytes'] / 1e6:.1f} MB", file=out)
+        if facts["unsupported"]:
+            print(f"not supported: {facts['unsupported']}", file=out)
+    return 0
+
+
+def _entry(entry: Any) -> dict[str, Any]:
+    return {"name": entry.name, "dtype": str(entry.dtype), "shape": list(entry.shape)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
