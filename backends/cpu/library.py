@@ -1,0 +1,197 @@
+"""From LLVM IR text and weights to one shared library."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from stepwell.backends.cpu.cache import temporary_directory
+from stepwell.backends.cpu.manifest import append_manifest
+from stepwell.backends.cpu.signature import (
+    ABI_VERSION,
+    c_source,
+    canonical_signature,
+    checked_prefix,
+    version_script,
+)  # fmt: skip
+from stepwell.backends.cpu.toolchain import (
+    compile_c,
+    compile_objects,
+    link,
+    required_features,
+    runtime_object,
+)
+from stepwell.errors import CompileError
+from stepwell.targets import Target
+
+ALIGNMENT_BYTES = 64
+"""Of every weight in the blob; the blob itself begins on a page."""
+_MAP_ABOVE_BYTES = 1 << 30
+"""A larger `.incbin` does not link: the small code model reaches 2 GiB."""
+
+Weight = tuple[int, np.ndarray]
+"""Where an array lies in the blob, in bytes, and the array; a memory map is read piece by piece."""
+
+
+def build_library(
+    ll_parts: Sequence[str],
+    weights: Sequence[Weight],
+    signature: Mapping[str, Any],
+    target: Target,
+    out: Path,
+    symbol_prefix: str = "",
+    threads: int = 0,
+    opt: int = 2,
+    map_above_bytes: int = _MAP_ABOVE_BYTES,
+) -> None:
+    """
+    Compile `ll_parts`, link them with the runtime and `weights`, and put the library at `out`, whole or
+    not at all. Weights above `map_above_bytes` go to `<stem>.weights` beside it. `threads` 0 is the target's
+    default.
+    """
+    out = Path(out).absolute()
+    symbol_prefix = checked_prefix(symbol_prefix)
+    described = canonical_signature(signature, asdict(target), threads or target.threads)
+    blob_bytes = _blob_bytes(weights)
+    mapped = blob_bytes > map_above_bytes
+    objects = [*compile_objects(ll_parts, target, opt), runtime_object(target)]
+    with temporary_directory() as scratch:
+        try:
+            with (scratch / "weights").open("wb") as file:
+                digest = _write_blob(weights, file, hashed=mapped)
+                if mapped:
+                    file.write(digest.encode())
+            assembly = _mapped_assembly(blob_bytes, target) if mapped else _inside_assembly()
+            table = c_source(described, symbol_prefix, blob_bytes if mapped else 0, digest)
+            objects.append(compile_c(table, target))
+            library = link(objects, assembly, version_script(symbol_prefix), target, scratch)
+            manifest: dict[str, Any] = {
+                "abi_version": ABI_VERSION,
+                "signature": described,
+                "features": required_features(target),
+                "symbol_prefix": symbol_prefix,
+            }
+            if mapped:
+                manifest["weights"] = {"bytes": blob_bytes, "sha256": digest}
+            append_manifest(library, manifest)
+            library.chmod(0o755)
+            if mapped:
+                install(scratch / "weights", out.with_suffix(".weights"))
+            install(library, out)
+        except OSError as error:
+            name = error.filename or out
+            raise CompileError(
+                f"{name}: {error.strerror}; choose another place, or free some space"
+            ) from None
+
+
+def _blob_bytes(weights: Sequence[Weight]) -> int:
+    end = 0
+    for offset, array in sorted(weights, key=lambda weight: weight[0]):
+        assert offset % ALIGNMENT_BYTES == 0, (
+            f"weight at offset {offset} is not aligned to {ALIGNMENT_BYTES} bytes"
+        )
+        assert offset >= end, f"weight at offset {offset} overlaps the one before, which ends at {end}"
+        end = offset + array.nbytes
+    return end
+
+
+def _write_blob(weights: Sequence[Weight], file: BinaryIO, hashed: bool) -> str:
+    """
+    Write the arrays at their offsets, zeros between, never holding more than a piece; the hash if asked for.
+    """
+    digest, position = hashlib.sha256(), 0
+
+    def write(data: bytes | memoryview) -> None:
+        nonlocal position
+        file.write(data)
+        if hashed:
+            digest.update(data)
+        position += len(data)
+
+    for offset, array in sorted(weights, key=lambda weight: weight[0]):
+        write(bytes(offset - position))
+        for piece in _pieces(array):
+            write(piece)
+    return digest.hexdigest() if hashed else ""
+
+
+def _pieces(array: np.ndarray, piece_bytes: int = 64 << 20) -> Sequence[memoryview]:
+    """The array's bytes in row-major order; only a piece is ever copied."""
+    if array.nbytes == 0:
+        return
+    if array.dtype.byteorder == ">":
+        array = array.astype(array.dtype.newbyteorder("<"))
+    if array.flags.c_contiguous:
+        flat = array.reshape(-1).view(np.uint8)
+        for at in range(0, flat.size, piece_bytes):
+            yield memoryview(flat[at : at + piece_bytes])
+    elif array.nbytes <= piece_bytes or array.ndim == 0:
+        yield memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    else:
+        for row in array:
+            yield from _pieces(row, piece_bytes)
+
+
+def _inside_assembly() -> str:
+    return """\
+  .section .note.GNU-stack,"",%progbits
+  .section .stepwell_weights,"a",%progbits
+  .p2align 12
+  .globl stepwell_weights
+  .hidden stepwell_weights
+stepwell_weights:
+  .incbin "weights"
+  .zero 64
+"""
+
+
+def _mapped_assembly(size: int, target: Target) -> str:
+    """Addresses without bytes, for the runtime to map the file over; far from the code, so "large" on x86."""
+    large = "l" if target.triple.startswith("x86_64") else ""
+    return f"""\
+  .section .note.GNU-stack,"",%progbits
+  .section .lbss.stepwell_weights,"aw{large}",%nobits
+  .p2align 16
+  .globl stepwell_weights
+  .hidden stepwell_weights
+stepwell_weights:
+  .zero {-(-size // 65536) * 65536}
+"""
+
+
+def install(source: Path, out: Path) -> None:
+    """Make `out` a copy of `source` (or `source` itself, moved) in one step; never a partial file."""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{out.name[:40]}.", dir=out.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(out.parent)) from None
+    try:
+        with open(descriptor, "wb") as to, source.open("rb") as origin:
+            shutil.copyfileobj(origin, to, 1 << 20)
+            to.flush()
+            os.fsync(to.fileno())
+            mode = source.stat().st_mode & 0o777
+            os.fchmod(to.fileno(), mode & ~_umask())
+        os.replace(name, out)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(out)) from None
+        raise
+
+
+def _umask() -> int:
+    """This process's umask, read without setting it (that would race with other threads)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("Umask:"):
+            return int(line.split()[1], 8)
+    return 0o022

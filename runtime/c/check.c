@@ -1,0 +1,185 @@
+/* The signature holds the caller to what the model was compiled for, before any generated code runs. */
+#include "internal.h"
+
+static const char *role_name(bool input) { return input ? "input" : "output"; }
+
+static size_t element_bytes(const stepwell_slot *slot) { return (slot->bits + 7u) / 8u; }
+
+/* False: a negative extent, or more bytes than can be addressed. */
+bool byte_count(const stepwell_slot *slot, const int64_t *dims, size_t *bytes) {
+  int64_t total = (int64_t)element_bytes(slot);
+  bool empty = false;
+  for (int i = 0; i < slot->rank; i++) {
+    if (dims[i] < 0) return false;
+    if (dims[i] == 0)
+      empty = true;
+    else if (__builtin_mul_overflow(total, dims[i], &total))
+      return false;
+  }
+  *bytes = empty ? 0 : (size_t)total;
+  return true;
+}
+
+static int describe_shape(char *text, size_t size, const int64_t *dims, int rank) {
+  size_t at = (size_t)snprintf(text, size, "[");
+  for (int i = 0; i < rank && at < size; i++)
+    at += (size_t)snprintf(text + at, size - at, i ? ", %lld" : "%lld", (long long)dims[i]);
+  if (at < size) snprintf(text + at, size - at, "]");
+  return 0;
+}
+
+static bool row_major(const DLTensor *t) {
+  if (!t->strides) return true;
+  int64_t expected = 1;
+  for (int i = t->ndim; i-- > 0;) {
+    if (t->shape[i] == 0) return true;
+    if (t->shape[i] != 1 && t->strides[i] != expected) return false;
+    expected *= t->shape[i];
+  }
+  return true;
+}
+
+static char *data_of(const DLTensor *t) { return (char *)t->data + t->byte_offset; }
+
+/* dtype, device, rank and static extents; symbols are bound on first sight and must then agree. */
+static int check_tensor(stepwell_context *c, const stepwell_slot *s, const stepwell_value *v, bool input) {
+  const char *role = role_name(input);
+  if (v->kind != STEPWELL_TENSOR)
+    return fail(c, "%s '%s': a value of kind %d, expected a tensor of %s", role, s->name, v->kind, s->dtype);
+  const DLTensor *t = &v->as.tensor;
+  if (t->device.device_type != kDLCPU && t->device.device_type != kDLCUDAHost)
+    return fail(c, "%s '%s': it lies on device type %d, expected CPU memory; copy it to the host", role, s->name,
+                (int)t->device.device_type);
+  if (t->dtype.code != s->code || t->dtype.bits != s->bits || t->dtype.lanes > 1)
+    return fail(c, "%s '%s': dtype (code %d, %d bits, %d lanes), expected %s (code %d, %d bits, 1 lane)", role, s->name,
+                t->dtype.code, t->dtype.bits, t->dtype.lanes, s->dtype, s->code, s->bits);
+  if (t->ndim != s->rank) return fail(c, "%s '%s': rank %d, expected %d", role, s->name, t->ndim, s->rank);
+  if (s->rank && !t->shape) return fail(c, "%s '%s': its shape is NULL", role, s->name);
+  for (int i = 0; i < s->rank; i++) {
+    int64_t extent = t->shape[i], want = s->dims[i];
+    if (extent < 0) return fail(c, "%s '%s': axis %d has the extent %lld", role, s->name, i, (long long)extent);
+    if (want == STEPWELL_ANY) continue;
+    if (want >= 0) {
+      if (extent != want)
+        return fail(c, "%s '%s': axis %d has the extent %lld, expected %lld", role, s->name, i, (long long)extent,
+                    (long long)want);
+      continue;
+    }
+    int64_t *value = &c->symbols[-1 - want];
+    if (*value < 0) {
+      if (input) *value = extent;
+    } else if (*value != extent) {
+      return fail(c, "%s '%s': axis %d has the extent %lld, but '%s' is %lld in another %s", role, s->name, i,
+                  (long long)extent, stepwell_model.symbols[-1 - want], (long long)*value, input ? "input" : "tensor");
+    }
+  }
+  size_t bytes;
+  if (!byte_count(s, t->shape, &bytes)) {
+    char shape[128];
+    describe_shape(shape, sizeof shape, t->shape, s->rank);
+    return fail(c, "%s '%s': shape %s holds more bytes than can be addressed", role, s->name, shape);
+  }
+  if (bytes && !t->data && input) return fail(c, "input '%s': its data is NULL", s->name);
+  return 0;
+}
+
+static void copy_strided(char **to, const char *from, const DLTensor *t, size_t width, int axis) {
+  if (axis == t->ndim) {
+    memcpy(*to, from, width);
+    *to += width;
+    return;
+  }
+  for (int64_t i = 0; i < t->shape[axis]; i++)
+    copy_strided(to, from + i * t->strides[axis] * (int64_t)width, t, width, axis + 1);
+}
+
+/* A caller may feed back an output that the context allocated (a recurrent state); this run will overwrite it. */
+static bool lies_in_outputs(const stepwell_context *c, const char *data) {
+  for (int i = 0; i < stepwell_model.n_outputs; i++) {
+    const block *b = &c->outputs[i].memory;
+    if (b->data && data >= b->data && data < b->data + b->capacity) return true;
+  }
+  return false;
+}
+
+static int bind_input(stepwell_context *c, int index, const stepwell_value *v) {
+  const stepwell_slot *s = &stepwell_model.inputs[index];
+  if (check_tensor(c, s, v, true)) return 1;
+  const DLTensor *t = &v->as.tensor;
+  size_t bytes, width = element_bytes(s);
+  byte_count(s, t->shape, &bytes);
+  char *data = t->data ? data_of(t) : NULL;
+  size_t alignment = width & (width - 1) ? 1 : width;
+  if (bytes && (!row_major(t) || (uintptr_t)data % alignment || lies_in_outputs(c, data))) {
+    block *copy = &c->staging[index];
+    if (!block_reserve(copy, bytes)) return fail(c, "out of memory: %zu bytes to copy input '%s'", bytes, s->name);
+    char *to = copy->data;
+    if (row_major(t))
+      memcpy(to, data, bytes);
+    else
+      copy_strided(&to, data, t, width, 0);
+    data = copy->data;
+  }
+  c->inputs[index] = data;
+  return 0;
+}
+
+/* Fill `inputs`, `dims` and `symbols` of the context. */
+int bind_inputs(stepwell_context *c, const stepwell_value *inputs) {
+  const stepwell_model_table *m = &stepwell_model;
+  for (int i = 0; i < m->n_symbols; i++) c->symbols[i] = -1;
+  int64_t *dims = c->dims;
+  for (int i = 0; i < m->n_inputs; i++) {
+    if (bind_input(c, i, &inputs[i])) return 1;
+    for (int axis = 0; axis < m->inputs[i].rank; axis++)
+      if (m->inputs[i].dims[axis] < 0) *dims++ = inputs[i].as.tensor.shape[axis];
+  }
+  return 0;
+}
+
+/* The bytes that a tensor spans; with strides of either sign. */
+static void span_of(const stepwell_slot *s, const DLTensor *t, uintptr_t *low, uintptr_t *high) {
+  size_t bytes;
+  *low = *high = (uintptr_t)data_of(t);
+  if (!t->data || !byte_count(s, t->shape, &bytes) || !bytes) return;
+  if (row_major(t)) {
+    *high += bytes;
+    return;
+  }
+  int64_t width = (int64_t)element_bytes(s);
+  for (int i = 0; i < t->ndim; i++) {
+    int64_t reach = (t->shape[i] - 1) * t->strides[i] * width;
+    *(reach < 0 ? low : high) += (uintptr_t)reach;
+  }
+  *high += (uintptr_t)width;
+}
+
+static bool given(const stepwell_value *v) { return v->kind == STEPWELL_TENSOR && v->as.tensor.data; }
+
+int check_outputs(stepwell_context *c, const stepwell_value *inputs, const stepwell_value *outputs) {
+  const stepwell_model_table *m = &stepwell_model;
+  for (int i = 0; i < m->n_outputs; i++) {
+    const stepwell_slot *s = &m->outputs[i];
+    if (outputs[i].kind == STEPWELL_ABSENT || (outputs[i].kind == STEPWELL_TENSOR && !outputs[i].as.tensor.data)) continue;
+    if (check_tensor(c, s, &outputs[i], false)) return 1;
+    const DLTensor *t = &outputs[i].as.tensor;
+    size_t width = element_bytes(s);
+    if (!row_major(t)) return fail(c, "output '%s': its buffer is strided; give a contiguous one, or none", s->name);
+    if (!(width & (width - 1)) && (uintptr_t)data_of(t) % width)
+      return fail(c, "output '%s': its buffer is not aligned to %zu bytes; align it, or give none", s->name, width);
+    uintptr_t low, high, other_low, other_high;
+    span_of(s, t, &low, &high);
+    for (int j = 0; j < m->n_inputs; j++) {
+      span_of(&m->inputs[j], &inputs[j].as.tensor, &other_low, &other_high);
+      if (low < other_high && other_low < high)
+        return fail(c, "output '%s' overlaps input '%s'; give it memory of its own", s->name, m->inputs[j].name);
+    }
+    for (int j = 0; j < i; j++) {
+      if (!given(&outputs[j])) continue;
+      span_of(&m->outputs[j], &outputs[j].as.tensor, &other_low, &other_high);
+      if (low < other_high && other_low < high)
+        return fail(c, "output '%s' overlaps output '%s'; give it memory of its own", s->name, m->outputs[j].name);
+    }
+  }
+  return 0;
+}

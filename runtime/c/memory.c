@@ -1,0 +1,130 @@
+/* Memory that only grows: the arena, scratch, outputs, and what is allocated during a run. */
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "internal.h"
+
+enum { HUGE_PAGE = 2 << 20 };
+
+static size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
+
+/* From 2 MiB on in huge pages: fewer TLB misses in GEMMs that walk many rows. */
+bool block_reserve(block *memory, size_t bytes) {
+  if (bytes <= memory->capacity && memory->data) return true;
+  if (bytes > SIZE_MAX / 2) return false;
+  block_free(memory);
+  size_t unit = bytes >= HUGE_PAGE ? HUGE_PAGE : ALIGNMENT;
+  size_t capacity = round_up(bytes ? bytes : 1, unit);
+  char *data = aligned_alloc(unit, capacity);
+  if (!data) return false;
+#ifdef MADV_HUGEPAGE
+  if (unit == HUGE_PAGE) madvise(data, capacity, MADV_HUGEPAGE);
+#endif
+  memory->data = data;
+  memory->capacity = capacity;
+  return true;
+}
+
+void block_free(block *memory) {
+  free(memory->data);
+  memory->data = NULL;
+  memory->capacity = 0;
+}
+
+/* Of the chunks of the last run only one is kept, as large as all together: the next run with the same extents
+ * allocates nothing. */
+void chunks_recycle(stepwell_context *context) {
+  size_t total = 0;
+  chunk *first = context->chunks;
+  if (!first) return;
+  if (!first->next) {
+    first->used = 0;
+    return;
+  }
+  for (chunk *c = first; c; c = c->next) total += c->memory.capacity;
+  chunks_free(context);
+  chunk *c = calloc(1, sizeof *c);
+  if (c && block_reserve(&c->memory, total))
+    context->chunks = c;
+  else
+    free(c);
+}
+
+void chunks_free(stepwell_context *context) {
+  for (chunk *c = context->chunks, *next; c; c = next) {
+    next = c->next;
+    block_free(&c->memory);
+    free(c);
+  }
+  context->chunks = NULL;
+}
+
+void *stepwell_rt_alloc(stepwell_context *context, int64_t bytes) {
+  if (bytes < 0) return fail(context, "allocation of a negative size, %lld bytes", (long long)bytes), NULL;
+  size_t size = round_up((size_t)bytes, ALIGNMENT);
+  chunk *c = context->chunks;
+  if (!c || c->memory.capacity - c->used < size) {
+    size_t least = c ? 2 * c->memory.capacity : 1 << 16;
+    if (least > ((size_t)1 << 28)) least = (size_t)1 << 28;
+    chunk *grown = calloc(1, sizeof *grown);
+    if (!grown || !block_reserve(&grown->memory, size > least ? size : least)) {
+      free(grown);
+      return fail(context, "out of memory: %lld bytes for an intermediate result", (long long)bytes), NULL;
+    }
+    grown->next = c;
+    context->chunks = c = grown;
+  }
+  char *data = c->memory.data + c->used;
+  c->used += size;
+  return data;
+}
+
+void *stepwell_rt_arena(stepwell_context *context, int64_t bytes) {
+  if (bytes < 0 || !block_reserve(&context->arena, (size_t)bytes))
+    return fail(context, "out of memory: %lld bytes of working memory", (long long)bytes), NULL;
+  if (context->flags & STEPWELL_POISON) memset(context->arena.data, 0xff, context->arena.capacity);
+  return context->arena.data;
+}
+
+static pthread_mutex_t map_mutex = PTHREAD_MUTEX_INITIALIZER;
+static bool mapped;
+
+/* Weights too large for the library are mapped over the address range that it reserves for them. The file is
+ * `<stem>.weights` beside the library; its last 64 bytes are the digest that the library expects. */
+static int map_weights_file(void) {
+  const stepwell_model_table *m = &stepwell_model;
+  Dl_info info;
+  char path[4096];
+  if (!dladdr(m, &info) || !info.dli_fname) return fail(NULL, "cannot find the library's own file");
+  int length = snprintf(path, sizeof path, "%s", info.dli_fname);
+  if (length <= 0 || (size_t)length + 10 > sizeof path) return fail(NULL, "the library's path is too long");
+  char *dot = strrchr(path, '.'), *slash = strrchr(path, '/');
+  if (!dot || (slash && dot < slash)) dot = path + length;
+  memcpy(dot, ".weights", 9);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return fail(NULL, "%s: cannot open the weights: %s; keep them beside the library", path, strerror(errno));
+  struct stat status;
+  char digest[64];
+  if (fstat(fd, &status) || !S_ISREG(status.st_mode) || (uint64_t)status.st_size != m->mapped_bytes + sizeof digest ||
+      pread(fd, digest, sizeof digest, (off_t)m->mapped_bytes) != sizeof digest ||
+      memcmp(digest, m->mapped_digest, sizeof digest) != 0) {
+    close(fd);
+    return fail(NULL, "%s: these weights belong to another model; compile again", path);
+  }
+  void *at = mmap(m->mapped_at, m->mapped_bytes, PROT_READ, MAP_PRIVATE | MAP_FIXED, fd, 0);
+  int reason = errno;
+  close(fd);
+  if (at == MAP_FAILED) return fail(NULL, "%s: cannot map the weights: %s", path, strerror(reason));
+  return 0;
+}
+
+int map_weights(void) {
+  if (!stepwell_model.mapped_bytes) return 0;
+  pthread_mutex_lock(&map_mutex);
+  int failed = mapped ? 0 : map_weights_file();
+  mapped = !failed;
+  pthread_mutex_unlock(&map_mutex);
+  return failed;
+}

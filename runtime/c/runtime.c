@@ -1,0 +1,7 @@
+/* The whole runtime as one translation unit: compiled once per target and kept as an object. */
+#include "internal.h"
+
+#include "check.c"
+#include "context.c"
+#include "memory.c"
+#include "pool.c"

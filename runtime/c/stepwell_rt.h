@@ -1,0 +1,55 @@
+/* stepwell_rt.h: what generated code calls, and what it must define. Not for users. */
+#ifndef STEPWELL_RT_H
+#define STEPWELL_RT_H
+
+#include "stepwell.h"
+
+/* One kernel: iterations [begin, end) of its outermost parallel loop. `scratch` is private to the thread. */
+typedef void (*stepwell_kernel)(void *const *buffers, const int64_t *dims, int64_t begin, int64_t end, void *scratch);
+
+/* Generated code defines the model's one entry point; `dims` are the dynamic extents of all inputs, in order. */
+int32_t stepwell_main(stepwell_context *context, void *const *inputs, const int64_t *dims);
+
+/* Working memory of the run, 64-byte aligned, kept between runs. NULL: out of memory (the error is set). */
+void *stepwell_rt_arena(stepwell_context *context, int64_t bytes);
+/* Memory whose size follows from data; lives until the run ends. NULL: out of memory (the error is set). */
+void *stepwell_rt_alloc(stepwell_context *context, int64_t bytes);
+/* The buffer to write output `index` to. NULL: it does not fit what the caller gave (the error is set). */
+void *stepwell_rt_output(stepwell_context *context, int64_t index, int64_t rank, const int64_t *dims);
+/* Run `tiles` iterations of `kernel`, each about `work_ns` long, over the context's threads. Nonzero: stop. */
+int stepwell_rt_launch(stepwell_context *context, stepwell_kernel kernel, void *const *buffers, const int64_t *dims,
+                       int64_t tiles, int64_t work_ns, int64_t scratch_bytes);
+/* Set the error and return 1. */
+int stepwell_rt_fail(stepwell_context *context, const char *message);
+
+/* An extent in a slot: >= 0 static; STEPWELL_SYMBOL(s) the symbol s; STEPWELL_ANY not known before the run. */
+#define STEPWELL_SYMBOL(s) (-1 - (int64_t)(s))
+#define STEPWELL_ANY INT64_MIN
+
+typedef struct {
+  const char *name;
+  const char *dtype;
+  const int64_t *dims;
+  int32_t rank;
+  uint8_t code; /* DLPack's type code and width */
+  uint8_t bits;
+} stepwell_slot;
+
+/* What the runtime knows of its model; the back end generates one, `stepwell_model`. */
+typedef struct {
+  const char *json;
+  const stepwell_slot *inputs;
+  const stepwell_slot *outputs;
+  const char *const *symbols;
+  int32_t n_inputs;
+  int32_t n_outputs;
+  int32_t n_symbols;
+  int32_t threads;
+  uint64_t mapped_bytes;    /* of weights kept in a file beside the library; 0: they are inside */
+  const char *mapped_digest; /* what must follow the weights in that file */
+  void *mapped_at;
+} stepwell_model_table;
+
+extern const stepwell_model_table stepwell_model;
+
+#endif /* STEPWELL_RT_H */

@@ -1,0 +1,363 @@
+"""A compiled model in Python: NumPy arrays in and out, checked, without copies."""
+
+import os
+import re
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stepwell.backends.cpu.signature import DTYPES, is_symbol
+from stepwell.errors import RunError
+from stepwell.runtime.library import (
+    DATA,
+    DEVICE,
+    KIND,
+    NDIM_DTYPE,
+    NO_SPIN,
+    POISON,
+    SHAPE,
+    TENSOR_KIND,
+    VALUE_WORDS,
+    Library,
+    header_words,
+    open_library,
+)  # fmt: skip
+
+Extent = int | str
+
+
+def numpy_dtype(name: str) -> np.dtype:
+    """
+    The array element type for a signature's. Types that NumPy lacks (bfloat16, float8) are those of ml_dtypes
+    where it is installed, else unsigned integers that hold their bits.
+    """
+    try:
+        return np.dtype(name)
+    except TypeError:
+        try:
+            import ml_dtypes
+
+            return np.dtype(getattr(ml_dtypes, name))
+        except (ImportError, AttributeError):
+            return np.dtype(f"uint{DTYPES[name][1]}")
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """
+    One input or output: its name, element type (NumPy's name), and shape, with symbols for unknown extents.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[Extent, ...]
+
+
+class _Frame:
+    """What one call needs: a context and, ready filled but for data and unknown extents, its arguments."""
+
+    __slots__ = ("array", "at_inputs", "at_outputs", "context", "shapes", "words")
+
+    def __init__(self, context: int, inputs: list["_Slot"], outputs: list["_Slot"]):
+        self.context = context
+        slots = [*inputs, *outputs]
+        extents = sum(max(len(slot.info.shape), 1) for slot in slots)
+        self.array = np.zeros(len(slots) * VALUE_WORDS + extents, np.int64)
+        base = self.array.ctypes.data
+        self.at_inputs, self.at_outputs = base, base + 8 * VALUE_WORDS * len(inputs)
+        self.words, self.shapes = memoryview(self.array), []
+        at = len(slots) * VALUE_WORDS
+        for index, slot in enumerate(slots):
+            word = index * VALUE_WORDS
+            self.words[word + KIND] = TENSOR_KIND
+            device, header = header_words(len(slot.info.shape), *DTYPES[slot.info.dtype])
+            self.words[word + DEVICE], self.words[word + NDIM_DTYPE] = device, header
+            self.words[word + SHAPE] = base + 8 * at
+            self.shapes.append(at)
+            for extent in slot.info.shape:
+                self.words[at] = extent if isinstance(extent, int) else -1
+                at += 1
+            at += not slot.info.shape
+
+
+class _Slot:
+    """What checking one input or making one output needs, looked up once."""
+
+    __slots__ = ("dtype", "evaluate", "info", "static", "symbols")
+
+    def __init__(self, info: TensorInfo, known: set[str]):
+        self.info = info
+        self.dtype = numpy_dtype(info.dtype)
+        self.static = all(isinstance(extent, int) for extent in info.shape)
+        self.symbols = [(axis, extent) for axis, extent in enumerate(info.shape) if isinstance(extent, str)]
+        self.evaluate = shape_function(info.shape, known)
+
+
+_TOKEN = re.compile(r"\s*(?:(\d+)|([A-Za-z_]\w*)|([-+*(),]))")
+
+
+def shape_function(
+    shape: tuple[Extent, ...], known: set[str]
+) -> Callable[[Mapping[str, int]], tuple[int, ...]] | None:
+    """
+    A function from symbol values to the shape, or None where an extent is not an expression over `known`:
+    sums, products, `floordiv`, `ceildiv`, `mod`, `max(a, b)`, `min(a, b)`.
+    """
+    terms: list[str] = []
+    for extent in shape:
+        if isinstance(extent, int):
+            terms.append(str(extent))
+            continue
+        text, at = "", 0
+        while at < len(extent.rstrip()):
+            match = _TOKEN.match(extent, at)
+            if match is None:
+                return None
+            at, word = match.end(), match[2]
+            if word is None:
+                text += match[1] or match[3]
+            elif word in ("floordiv", "mod"):
+                text += {"floordiv": "//", "mod": "%"}[word]
+            elif word in ("max", "min"):
+                text += word
+            elif word in known:
+                text += f"s[{word!r}]"
+            else:  # a symbol that only the run defines, or `ceildiv`, which has no Python operator
+                return None
+        terms.append(text)
+    try:
+        # Digits, the names above and operators only: nothing else can be in `terms`.
+        return eval(f"lambda s: ({''.join(term + ', ' for term in terms)})", {"max": max, "min": min})
+    except SyntaxError:
+        return None
+
+
+class Model:
+    """
+    A compiled model. `run` takes and gives arrays by name, a call takes them in order; both may be used from
+    several threads at once, each call then has working memory of its own.
+    """
+
+    def __init__(
+        self, library: Library, threads: int | None = None, *, spin: bool = True, poison: bool = False
+    ):
+        signature = library.manifest["signature"]
+        self._library = library
+        self.signature: dict[str, Any] = signature
+        self.inputs = tuple(_info(slot) for slot in signature["inputs"])
+        self.outputs = tuple(_info(slot) for slot in signature["outputs"])
+        self.metadata: dict[str, Any] = dict(signature.get("metadata") or {})
+        self.threads = signature["threads"] if threads is None else threads
+        if not isinstance(self.threads, int) or not 1 <= self.threads <= 256:
+            raise RunError(f"{library.path}: threads is {self.threads!r}; expected 1 to 256")
+        known = {extent for info in self.inputs for extent in info.shape if is_symbol(extent)}
+        self._inputs = [_Slot(info, known) for info in self.inputs]
+        self._outputs = [_Slot(info, known) for info in self.outputs]
+        self._input_names = [info.name for info in self.inputs]
+        self._output_names = [info.name for info in self.outputs]
+        self._static = all(slot.static for slot in [*self._inputs, *self._outputs])
+        self._flags = (0 if spin else NO_SPIN) | (POISON if poison else 0)
+        self._frames: list[_Frame] = []
+        self._frames.append(self._new_frame())
+        # Not at exit: threads of the program may still be inside.
+        weakref.finalize(self, _close, library, self._frames).atexit = False
+
+    @property
+    def path(self) -> Path:
+        """The library's file."""
+        return self._library.path
+
+    def __repr__(self) -> str:
+        def slots(infos: tuple[TensorInfo, ...]) -> str:
+            return ", ".join(f"{i.name}: {i.dtype}[{', '.join(map(str, i.shape))}]" for i in infos)
+
+        return f"<stepwell.Model ({slots(self.inputs)}) -> ({slots(self.outputs)})>"
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Every output by name, for every input by name."""
+        try:
+            values = [inputs[name] for name in self._input_names]
+        except (KeyError, IndexError, TypeError):
+            raise self._wrong_names(inputs) from None
+        if len(inputs) != len(values):
+            raise self._wrong_names(inputs)
+        return dict(zip(self._output_names, self._run(values), strict=True))
+
+    def __call__(self, *values: Any) -> Any:
+        """The outputs for the inputs in order: one as it is, several as a tuple."""
+        if len(values) != len(self._inputs):
+            names = ", ".join(self._input_names)
+            raise RunError(
+                f"{self._name}: {len(values)} inputs, expected {len(self._inputs)} ({names}); pass them"
+                f" in this order"
+            )
+        results = self._run(values)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the library, and its weights' file if it has one, to `path`; whole or not at all."""
+        from stepwell.backends.cpu.library import install
+
+        out = Path(path).absolute()
+        try:
+            if "weights" in self._library.manifest:
+                install(self.path.with_suffix(".weights"), out.with_suffix(".weights"))
+            install(self.path, out)
+        except OSError as error:
+            raise RunError(
+                f"{error.filename or out}: cannot be written: {error.strerror}; choose another place"
+            ) from None
+
+    @property
+    def _name(self) -> str:
+        return str(self.metadata.get("graph_name") or self.path.name)
+
+    def _new_frame(self) -> _Frame:
+        context = self._library.create_context(self.threads, self._flags)
+        return _Frame(context, self._inputs, self._outputs)
+
+    def _run(self, values: Any) -> list[np.ndarray]:
+        try:
+            frame = self._frames.pop()
+        except IndexError:
+            frame = self._new_frame()
+        try:
+            return self._run_in(frame, values)
+        finally:
+            self._frames.append(frame)
+
+    def _run_in(self, frame: _Frame, values: Any) -> list[np.ndarray]:
+        words, n_inputs, n_outputs = frame.words, len(self._inputs), len(self._outputs)
+        symbols: dict[str, int] = {}
+        keep = []  # arrays made here must outlive the call
+        at = DATA
+        for index, (slot, value) in enumerate(zip(self._inputs, values, strict=True)):
+            if value.__class__ is not np.ndarray:
+                value = _adopt(slot, value)
+            if value.dtype != slot.dtype:
+                raise _wrong_dtype(slot, value)
+            shape = value.shape
+            if shape != slot.info.shape:
+                _bind(slot, shape, symbols)
+                start = frame.shapes[index]
+                for axis, _ in slot.symbols:
+                    words[start + axis] = shape[axis]
+            if not value.flags.c_contiguous:
+                value = np.ascontiguousarray(value).reshape(shape)
+            keep.append(value)
+            words[at] = value.__array_interface__["data"][0]
+            at += VALUE_WORDS
+        results: list[Any] = []
+        for index, slot in enumerate(self._outputs, n_inputs):
+            if slot.evaluate is None:
+                words[at] = words[at + SHAPE - DATA] = 0
+                results.append(None)
+            else:
+                if slot.static:
+                    shape = slot.info.shape
+                else:
+                    shape = slot.evaluate(symbols)
+                    start = frame.shapes[index]
+                    for axis, _ in slot.symbols:
+                        words[start + axis] = shape[axis]
+                result = np.empty(shape, slot.dtype)
+                results.append(result)
+                words[at] = result.__array_interface__["data"][0]
+            at += VALUE_WORDS
+        if self._library.run(frame.context, frame.at_inputs, n_inputs, frame.at_outputs, n_outputs):
+            raise RunError(f"{self._name}: {self._library.error_text(frame.context)}")
+        for index, slot in enumerate(self._outputs):
+            if results[index] is None:
+                results[index] = _copy_output(slot, words, (n_inputs + index) * VALUE_WORDS)
+        return results
+
+    def _wrong_names(self, inputs: Any) -> RunError:
+        expected = ", ".join(self._input_names) or "none"
+        if not isinstance(inputs, Mapping):
+            return RunError(
+                f"{self._name}: inputs are {type(inputs).__name__}, expected a dict of {expected}; name them"
+            )
+        missing = [name for name in self._input_names if name not in inputs]
+        unknown = [str(name) for name in inputs if name not in self._input_names]
+        text = [f"missing {', '.join(missing)}"] if missing else []
+        text += [f"unknown {', '.join(unknown)}"] if unknown else []
+        return RunError(f"{self._name}: inputs: {'; '.join(text)}; expected {expected}; pass exactly these")
+
+
+def _info(slot: Mapping[str, Any]) -> TensorInfo:
+    return TensorInfo(slot["name"], slot["dtype"], tuple(slot["shape"]))
+
+
+def _close(library: Library, frames: list[_Frame]) -> None:
+    while frames:
+        library.destroy(frames.pop().context)
+    library.close()
+
+
+def _adopt(slot: _Slot, value: Any) -> np.ndarray:
+    """An array on the same memory, for what is not exactly a NumPy array."""
+    if isinstance(value, np.ndarray | np.generic):
+        return np.asarray(value)
+    name = f"input '{slot.info.name}'"
+    if hasattr(value, "__dlpack__"):
+        try:
+            return np.from_dlpack(value)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{name}: its DLPack memory cannot be shared: {error}; pass a NumPy array"
+            ) from None
+    raise RunError(
+        f"{name}: a {type(value).__name__}, expected an array; pass np.asarray(value,"
+        f" dtype='{slot.info.dtype}')"
+    )
+
+
+def _wrong_dtype(slot: _Slot, value: np.ndarray) -> RunError:
+    return RunError(
+        f"input '{slot.info.name}': dtype {value.dtype.str if value.dtype.byteorder == '>' else value.dtype},"
+        f" expected {slot.dtype}; convert it with .astype('{slot.dtype}')"
+    )
+
+
+def _bind(slot: _Slot, shape: tuple[int, ...], symbols: dict[str, int]) -> None:
+    """Check a shape against the signature, and note what its symbols stand for."""
+    want = slot.info.shape
+    text = f"[{', '.join(map(str, want))}]"
+    name = f"input '{slot.info.name}'"
+    if len(shape) != len(want):
+        raise RunError(
+            f"{name}: rank {len(shape)} (shape {list(shape)}), expected {len(want)} ({text}); reshape it"
+        )
+    for axis, (extent, expected) in enumerate(zip(shape, want, strict=True)):
+        if isinstance(expected, int):
+            if extent != expected:
+                raise RunError(
+                    f"{name}: axis {axis} has the extent {extent}, expected {expected};"
+                    f" pass an array of shape {text}"
+                )
+        elif is_symbol(expected) and symbols.setdefault(expected, extent) != extent:
+            raise RunError(
+                f"{name}: axis {axis} has the extent {extent}, but '{expected}' is {symbols[expected]}"
+                f" elsewhere;"
+                f" make both the same"
+            )
+
+
+def _copy_output(slot: _Slot, words: memoryview, at: int) -> np.ndarray:
+    """An array of an output that lies in the context's memory until the next run."""
+    import ctypes
+
+    rank = len(slot.info.shape)
+    shape = tuple((ctypes.c_int64 * rank).from_address(words[at + SHAPE])) if rank else ()
+    result = np.empty(shape, slot.dtype)
+    ctypes.memmove(result.ctypes.data, words[at + DATA], result.nbytes)
+    return result
+
+
+def load(path: str | os.PathLike[str], threads: int | None = None, **options: bool) -> Model:
+    """The model in a library that stepwell compiled; verified before it is opened."""
+    return Model(open_library(path), threads, **options)
