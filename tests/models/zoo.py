@@ -22,8 +22,8 @@ LIGHT = (
 )
 """The models of the `onnx` package. Their weights are all one value, so `light` puts random ones in."""
 
-_HEAD_SCALE = {"resnet50": 0.002, "shufflenet": 0.002}
-"""Residual sums grow with random weights; the last Gemm is scaled so that the softmax does not saturate."""
+_NORM_SCALE = {"resnet50": 0.7, "shufflenet": 0.7}
+"""Batch-norm scales of residual nets, so that the sums do not grow until the softmax saturates."""
 
 PACKAGED = {
     "magika": ("magika", "models/standard_v3_3/model.onnx"),
@@ -66,8 +66,8 @@ def light(name: str, seed: int = 0) -> onnx.ModelProto:
         shape = [int(v) for v in values[node.input[0]]]
         role = _role(node.output[0], readers)
         array = _weights(shape, role, rng)
-        if role == ("Gemm", 1):
-            array *= np.float32(_HEAD_SCALE.get(name, 1.0))
+        if role == ("BatchNormalization", 1):
+            array *= np.float32(_NORM_SCALE.get(name, 1.0))
         graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
     del graph.node[:]
     graph.node.extend(kept)
