@@ -1,0 +1,103 @@
+"""The passes of the tensor stage keep the meaning of a program: the interpreter says the same before and after."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stepwell.compat import new_context, parse_module
+from stepwell.interpreter import interpret
+from stepwell.pipelines import resolve_pipeline, run_pipeline
+from stepwell.registry import DIALECTS
+from stepwell.resources import constant_attr
+from stepwell.verification import verify_module
+
+LIT = Path(__file__).parents[2] / "lit/transforms"
+
+
+def contraction(rows: int, columns: int, depth: int, groups: int, transposed: bool, rng) -> tuple[str, list]:
+    """A grouped contraction with bias, relu and softmax behind it; weights as a constant."""
+    w_shape, w_map = [groups, depth, columns], "(d0, d3, d2)"
+    if transposed:
+        w_shape, w_map = [groups, columns, depth], "(d0, d2, d3)"
+    dims = "d0, d1, d2, d3"
+    weights = rng.integers(-3, 4, w_shape).astype(np.float32)
+    x = rng.integers(-3, 4, [groups, rows, depth]).astype(np.float32)
+    b = rng.integers(-3, 4, [columns]).astype(np.float32)
+    y = f"tensor<{groups}x{rows}x{columns}xf32>"
+    p3 = '["parallel", "parallel", "parallel"]'
+    text = f"""
+func.func @main(%x: tensor<{groups}x{rows}x{depth}xf32>, %b: tensor<{columns}xf32>) -> {y} {{
+  %w = arith.constant WEIGHTS
+  %zero = arith.constant 0.0 : f32
+  %e = tensor.empty() : {y}
+  %f = linalg.fill ins(%zero : f32) outs(%e : {y}) -> {y}
+  %0 = linalg.generic {{indexing_maps = [affine_map<({dims}) -> (d0, d1, d3)>, affine_map<({dims}) -> {w_map}>, affine_map<({dims}) -> (d0, d1, d2)>], iterator_types = ["parallel", "parallel", "parallel", "reduction"]}} ins(%x, %w : tensor<{groups}x{rows}x{depth}xf32>, tensor<{"x".join(map(str, w_shape))}xf32>) outs(%f : {y}) {{
+  ^bb0(%p: f32, %q: f32, %o: f32):
+    %s = arith.mulf %p, %q : f32
+    %t = arith.addf %o, %s : f32
+    linalg.yield %t : f32
+  }} -> {y}
+  %1 = linalg.generic {{indexing_maps = [affine_map<(d0, d1, d2) -> (d0, d1, d2)>, affine_map<(d0, d1, d2) -> (d2)>, affine_map<(d0, d1, d2) -> (d0, d1, d2)>], iterator_types = {p3}}} ins(%0, %b : {y}, tensor<{columns}xf32>) outs(%e : {y}) {{
+  ^bb0(%p: f32, %q: f32, %o: f32):
+    %s = arith.addf %p, %q : f32
+    linalg.yield %s : f32
+  }} -> {y}
+  %2 = linalg.generic {{indexing_maps = [affine_map<(d0, d1, d2) -> (d0, d1, d2)>, affine_map<(d0, d1, d2) -> (d0, d1, d2)>], iterator_types = {p3}}} ins(%1 : {y}) outs(%e : {y}) {{
+  ^bb0(%p: f32, %o: f32):
+    %s = arith.maximumf %p, %zero : f32
+    linalg.yield %s : f32
+  }} -> {y}
+  func.return %2 : {y}
+}}
+"""
+    return text, [weights, x, b]
+
+
+def run(text: str, pipeline: str, inputs: list, weights=None) -> tuple[list, list, str]:
+    ctx = new_context(DIALECTS)
+    if weights is not None:
+        text = text.replace("WEIGHTS", str(constant_attr(weights, ctx)))
+    module = parse_module(ctx, text)
+    verify_module(module)
+    before = interpret(module, inputs, ctx)
+    run_pipeline(ctx, module, resolve_pipeline(pipeline))
+    verify_module(module)
+    return before, interpret(module, inputs, ctx), str(module)
+
+
+@pytest.mark.parametrize("columns", [1, 10, 16, 33, 64, 100])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_contraction_keeps_its_meaning(columns, transposed, groups):
+    rng = np.random.default_rng(columns)
+    text, (weights, *inputs) = contraction(5, columns, 7, groups, transposed, rng)
+    for pipeline in (
+        "fuse-elementwise",
+        "set-target{target=x86-64-v4},pack-weights",
+        "set-target{target=x86-64-v3},fuse-elementwise,pack-weights,form-kernels",
+        "form-kernels{fuse=false}",
+    ):
+        before, after, printed = run(text, pipeline, inputs, weights)
+        np.testing.assert_array_equal(before[0], after[0])
+        if "pack-weights" in pipeline:
+            assert "floordiv" in printed
+        if "form-kernels" in pipeline:
+            main = printed[printed.index("@main") : printed.index("stepwell.kernel")]
+            assert "linalg.generic" not in main
+
+
+def test_lit_programs_keep_their_meaning():
+    rng = np.random.default_rng(0)
+    text = (LIT / "fuse-elementwise.ir").read_text()
+    for name, shape in (
+        ("chain_becomes_one_op", [(8, 16), (16,)]),
+        ("shared_producer_stays", [(8, 16)]),
+        ("broadcast_producer_stays", [(8,)]),
+        ("indices_follow_the_transposition", []),
+    ):
+        inputs = [rng.integers(-2, 3, s).astype(np.float32) for s in shape]
+        for pipeline in ("fuse-elementwise", "fuse-elementwise,form-kernels", "form-kernels"):
+            before, after, _ = run(text.replace(f"@{name}(", "@main("), pipeline, inputs)
+            for b, a in zip(before, after, strict=True):
+                np.testing.assert_array_equal(b, a)
