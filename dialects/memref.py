@@ -108,7 +108,9 @@ class GlobalOp(IRDLOperation):
         value = self.initial_value
         if isinstance(value, DenseIntOrFPElementsAttr | DenseResourceAttr):
             if value.get_type() != tensor_of(self.type):
-                raise VerifyException(f"initial value of type {value.get_type()} must be of {tensor_of(self.type)}")
+                raise VerifyException(
+                    f"initial value of type {value.get_type()} must be of {tensor_of(self.type)}"
+                )
         elif value is not None and not isinstance(value, UnitAttr):
             raise VerifyException(f"initial value {value} must be dense data, a resource or unit")
 

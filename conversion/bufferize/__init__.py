@@ -1,0 +1,46 @@
+"""Turn tensors into buffers: every write in place unless a later read needs the old value."""
+
+from dataclasses import dataclass
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp, TensorType
+from xdsl.dialects.func import FuncOp
+from xdsl.passes import ModulePass
+
+from stepwell.conversion.bufferize.buffers import FunctionRewriter, Globals
+from stepwell.conversion.bufferize.place_results import place_results
+from stepwell.diagnostics import compile_error
+
+
+@dataclass(frozen=True)
+class BufferizePass(ModulePass):
+    """
+    Turn tensors into memrefs, one shot, in destination-passing style: kernels write their last arguments
+    and return nothing, `@main` returns buffers marked `stepwell.output`.
+    Requires: no linalg op on tensors, no `tensor.pad`. Ensures: no tensor is left.
+    """
+
+    name = "bufferize"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        functions = {f.sym_name.data: f for f in op.body.block.ops if isinstance(f, FuncOp)}
+        kernels = {name: len(f.function_type.outputs) for name, f in functions.items() if is_kernel(f)}
+        module_globals = Globals(op)
+        for func in functions.values():
+            if func.is_declaration:
+                if any(
+                    isinstance(t, TensorType)
+                    for t in (*func.function_type.inputs, *func.function_type.outputs)
+                ):
+                    raise compile_error(func, "a declaration on tensors has no buffers", "define it")
+                continue
+            place_results(func, is_kernel(func))
+            FunctionRewriter(func, kernels, module_globals).run()
+        for inner in op.walk():
+            for value in (*inner.operands, *inner.results):
+                if isinstance(value.type, TensorType):
+                    raise compile_error(inner, f"{value.type} is still a tensor", "report this as a bug")
+
+
+def is_kernel(func: FuncOp) -> bool:
+    return "stepwell.kernel" in func.attributes
