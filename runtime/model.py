@@ -1,5 +1,6 @@
 """A compiled model in Python: NumPy arrays in and out, checked, without copies."""
 
+import ctypes
 import os
 import re
 import weakref
@@ -60,7 +61,7 @@ class TensorInfo:
 class _Frame:
     """What one call needs: a context and, ready filled but for data and unknown extents, its arguments."""
 
-    __slots__ = ("array", "at_inputs", "at_outputs", "context", "shapes", "words")
+    __slots__ = ("arguments", "array", "context", "shapes", "words")
 
     def __init__(self, context: int, inputs: list["_Slot"], outputs: list["_Slot"]):
         self.context = context
@@ -68,7 +69,13 @@ class _Frame:
         extents = sum(max(len(slot.info.shape), 1) for slot in slots)
         self.array = np.zeros(len(slots) * VALUE_WORDS + extents, np.int64)
         base = self.array.ctypes.data
-        self.at_inputs, self.at_outputs = base, base + 8 * VALUE_WORDS * len(inputs)
+        pointers = [ctypes.c_void_p(at) for at in (context, base, base + 8 * VALUE_WORDS * len(inputs))]
+        self.arguments = (
+            *pointers[:2],
+            ctypes.c_size_t(len(inputs)),
+            pointers[2],
+            ctypes.c_size_t(len(outputs)),
+        )
         self.words, self.shapes = memoryview(self.array), []
         at = len(slots) * VALUE_WORDS
         for index, slot in enumerate(slots):
@@ -87,13 +94,15 @@ class _Frame:
 class _Slot:
     """What checking one input or making one output needs, looked up once."""
 
-    __slots__ = ("dtype", "evaluate", "info", "static", "symbols")
+    __slots__ = ("at_data", "dtype", "evaluate", "index", "info", "open_axes", "shape")
 
-    def __init__(self, info: TensorInfo, known: set[str]):
+    def __init__(self, index: int, info: TensorInfo, known: set[str]):
+        self.index = index
+        self.at_data = index * VALUE_WORDS + DATA
         self.info = info
         self.dtype = numpy_dtype(info.dtype)
-        self.static = all(isinstance(extent, int) for extent in info.shape)
-        self.symbols = [(axis, extent) for axis, extent in enumerate(info.shape) if isinstance(extent, str)]
+        self.shape = info.shape
+        self.open_axes = [axis for axis, extent in enumerate(info.shape) if isinstance(extent, str)]
         self.evaluate = shape_function(info.shape, known)
 
 
@@ -155,11 +164,13 @@ class Model:
         if not isinstance(self.threads, int) or not 1 <= self.threads <= 256:
             raise RunError(f"{library.path}: threads is {self.threads!r}; expected 1 to 256")
         known = {extent for info in self.inputs for extent in info.shape if is_symbol(extent)}
-        self._inputs = [_Slot(info, known) for info in self.inputs]
-        self._outputs = [_Slot(info, known) for info in self.outputs]
+        self._inputs = [_Slot(index, info, known) for index, info in enumerate(self.inputs)]
+        self._outputs = [
+            _Slot(index, info, known) for index, info in enumerate(self.outputs, len(self.inputs))
+        ]
         self._input_names = [info.name for info in self.inputs]
         self._output_names = [info.name for info in self.outputs]
-        self._static = all(slot.static for slot in [*self._inputs, *self._outputs])
+        self._unknown_shapes = any(slot.evaluate is None for slot in self._outputs)
         self._flags = (0 if spin else NO_SPIN) | (POISON if poison else 0)
         self._frames: list[_Frame] = []
         self._frames.append(self._new_frame())
@@ -231,48 +242,45 @@ class Model:
             self._frames.append(frame)
 
     def _run_in(self, frame: _Frame, values: Any) -> list[np.ndarray]:
-        words, n_inputs, n_outputs = frame.words, len(self._inputs), len(self._outputs)
-        symbols: dict[str, int] = {}
+        # Written for few bytecodes: a call of a small model costs about 4 us, most of it here.
+        words, symbols = frame.words, {}
         keep = []  # arrays made here must outlive the call
-        at = DATA
-        for index, (slot, value) in enumerate(zip(self._inputs, values, strict=True)):
-            if value.__class__ is not np.ndarray:
+        for slot, value in zip(self._inputs, values, strict=True):
+            if value.__class__ is not _ndarray:
                 value = _adopt(slot, value)
-            if value.dtype != slot.dtype:
+            if value.dtype is not slot.dtype and value.dtype != slot.dtype:
                 raise _wrong_dtype(slot, value)
             shape = value.shape
-            if shape != slot.info.shape:
+            if shape != slot.shape:
                 _bind(slot, shape, symbols)
-                start = frame.shapes[index]
-                for axis, _ in slot.symbols:
+                start = frame.shapes[slot.index]
+                for axis in slot.open_axes:
                     words[start + axis] = shape[axis]
             if not value.flags.c_contiguous:
                 value = np.ascontiguousarray(value).reshape(shape)
             keep.append(value)
-            words[at] = value.__array_interface__["data"][0]
-            at += VALUE_WORDS
+            words[slot.at_data] = _address(value)
         results: list[Any] = []
-        for index, slot in enumerate(self._outputs, n_inputs):
+        for slot in self._outputs:
             if slot.evaluate is None:
-                words[at] = words[at + SHAPE - DATA] = 0
+                words[slot.at_data] = words[slot.at_data + SHAPE - DATA] = 0
                 results.append(None)
-            else:
-                if slot.static:
-                    shape = slot.info.shape
-                else:
-                    shape = slot.evaluate(symbols)
-                    start = frame.shapes[index]
-                    for axis, _ in slot.symbols:
-                        words[start + axis] = shape[axis]
-                result = np.empty(shape, slot.dtype)
-                results.append(result)
-                words[at] = result.__array_interface__["data"][0]
-            at += VALUE_WORDS
-        if self._library.run(frame.context, frame.at_inputs, n_inputs, frame.at_outputs, n_outputs):
+                continue
+            shape = slot.shape
+            if slot.open_axes:
+                shape = slot.evaluate(symbols)
+                start = frame.shapes[slot.index]
+                for axis in slot.open_axes:
+                    words[start + axis] = shape[axis]
+            result = _empty(shape, slot.dtype)
+            results.append(result)
+            words[slot.at_data] = _address(result)
+        if self._library.run(*frame.arguments):
             raise RunError(f"{self._name}: {self._library.error_text(frame.context)}")
-        for index, slot in enumerate(self._outputs):
-            if results[index] is None:
-                results[index] = _copy_output(slot, words, (n_inputs + index) * VALUE_WORDS)
+        if self._unknown_shapes:
+            for index, slot in enumerate(self._outputs):
+                if slot.evaluate is None:
+                    results[index] = _copy_output(slot, words, slot.at_data - DATA)
         return results
 
     def _wrong_names(self, inputs: Any) -> RunError:
@@ -286,6 +294,18 @@ class Model:
         text = [f"missing {', '.join(missing)}"] if missing else []
         text += [f"unknown {', '.join(unknown)}"] if unknown else []
         return RunError(f"{self._name}: inputs: {'; '.join(text)}; expected {expected}; pass exactly these")
+
+
+_ndarray, _empty = np.ndarray, np.empty
+_from_buffer, _address_of = ctypes.c_char.from_buffer, ctypes.addressof
+
+
+def _address(array: np.ndarray) -> int:
+    """Where the array's data lies: 0.3 us by the buffer protocol, against 0.9 us by `__array_interface__`."""
+    try:
+        return _address_of(_from_buffer(array))
+    except (TypeError, ValueError):  # read-only, empty, or an element type without a buffer format
+        return array.__array_interface__["data"][0]
 
 
 def _info(slot: Mapping[str, Any]) -> TensorInfo:
@@ -349,8 +369,6 @@ def _bind(slot: _Slot, shape: tuple[int, ...], symbols: dict[str, int]) -> None:
 
 def _copy_output(slot: _Slot, words: memoryview, at: int) -> np.ndarray:
     """An array of an output that lies in the context's memory until the next run."""
-    import ctypes
-
     rank = len(slot.info.shape)
     shape = tuple((ctypes.c_int64 * rank).from_address(words[at + SHAPE])) if rank else ()
     result = np.empty(shape, slot.dtype)

@@ -316,6 +316,6 @@ def test_many_symbols_are_checked_in_c(build):
     model = load(build("affine"))
     frame = model._new_frame()
     frame.words[0] = 0  # kind: absent
-    assert model._library.run(frame.context, frame.at_inputs, 1, frame.at_outputs, 1) == 1
+    assert model._library.run(*frame.arguments) == 1
     assert "expected a tensor of float32" in model._library.error_text(frame.context)
     model._library.destroy(frame.context)
