@@ -128,7 +128,7 @@ _KNOWN = {
 # machine may hide features of its CPU, so the name is chosen by what is there, not by the model.
 _V3 = "avx2 fma bmi1 bmi2 f16c movbe abm"
 _V4 = f"{_V3} avx512f avx512bw avx512cd avx512dq avx512vl"
-_ICELAKE = f"{_V4} avx512_vnni avx512_vbmi avx512_vbmi2 avx512_bitalg avx512_vpopcntdq gfni vaes vpclmulqdq"
+_ICELAKE = f"{_V4} avx512_vnni avx512vbmi avx512_vbmi2 avx512_bitalg avx512_vpopcntdq gfni vaes vpclmulqdq"
 _BY_FLAGS = (
     ("znver5", "AuthenticAMD", f"{_ICELAKE} avx512_bf16 avx512_vp2intersect movdiri avx_vnni"),
     ("znver4", "AuthenticAMD", f"{_ICELAKE} avx512_bf16"),

@@ -1,7 +1,5 @@
 """Whether IR is valid: every op's own rules, SSA dominance, and rules that xDSL leaves unchecked."""
 
-from collections.abc import Iterable
-
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, BlockArgument, ErasedSSAValue, Operation, Region, SSAValue
 from xdsl.traits import IsolatedFromAbove, IsTerminator, NoTerminator
@@ -9,6 +7,7 @@ from xdsl.utils.exceptions import VerifyException
 
 from stepwell.compat import deep_recursion
 from stepwell.diagnostics import InvalidIR
+from stepwell.dominance import dominator_tree
 
 
 def verify_module(module: Operation) -> None:
@@ -79,7 +78,7 @@ def _verify_region(op: Operation, region: Region, defined: set[SSAValue]) -> Non
     if len(blocks) == 1:
         _verify_block(blocks[0], defined, ())
         return
-    children = _dominator_tree(blocks)
+    children = dominator_tree(blocks)
     stack: list[tuple[Block, list[SSAValue] | None]] = [(blocks[0], None)]
     while stack:
         block, added = stack.pop()
@@ -101,50 +100,3 @@ def _verify_block(block: Block, defined: set[SSAValue], keep: tuple[()] | None) 
     if keep is not None:
         defined.difference_update(added)
     return added
-
-
-def _dominator_tree(blocks: list[Block]) -> dict[Block, list[Block]]:
-    """The children of each reachable block in the dominator tree (Cooper, Harvey, Kennedy 2001)."""
-    order: list[Block] = []
-    seen: set[Block] = {blocks[0]}
-    stack: list[tuple[Block, Iterable[Block]]] = [(blocks[0], iter(_successors(blocks[0])))]
-    while stack:
-        block, rest = stack[-1]
-        for successor in rest:
-            if successor not in seen:
-                seen.add(successor)
-                stack.append((successor, iter(_successors(successor))))
-                break
-        else:
-            order.append(block)
-            stack.pop()
-    order.reverse()
-    number = {block: index for index, block in enumerate(order)}
-    predecessors: dict[Block, list[Block]] = {block: [] for block in order}
-    for block in order:
-        for successor in _successors(block):
-            predecessors[successor].append(block)
-    parent: dict[Block, Block] = {order[0]: order[0]}
-    changed = True
-    while changed:
-        changed = False
-        for block in order[1:]:
-            known = [p for p in predecessors[block] if p in parent]
-            best = known[0]
-            for other in known[1:]:
-                while best is not other:
-                    while number[best] > number[other]:
-                        best = parent[best]
-                    while number[other] > number[best]:
-                        other = parent[other]
-            if parent.get(block) is not best:
-                parent[block] = best
-                changed = True
-    children: dict[Block, list[Block]] = {}
-    for block in order[1:]:
-        children.setdefault(parent[block], []).append(block)
-    return children
-
-
-def _successors(block: Block) -> tuple[Block, ...]:
-    return tuple(block.last_op.successors) if block.last_op is not None else ()
