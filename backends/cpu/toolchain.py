@@ -220,6 +220,13 @@ def compile_object(ll_text: str, target: Target, opt: int = 2) -> bytes:
     return _compile_cached(driver, ll_text.encode(), ".ll", flags)
 
 
+def compile_assembly(ll_text: str, target: Target, opt: int = 2) -> str:
+    """The assembly of one module of LLVM IR."""
+    driver = find_driver()
+    flags = [f"-O{min(opt, 3)}", "-S", *driver.target_flags(target), *driver.compile_flags()]
+    return _compile_cached(driver, ll_text.encode(), ".ll", flags).decode()
+
+
 def compile_objects(parts: Sequence[str], target: Target, opt: int = 2) -> list[bytes]:
     """The objects of several modules, two children at a time; in the order of `parts`."""
     find_driver()

@@ -1,10 +1,9 @@
 """From a model to a native library: the one driver behind `stepwell.compile` and the command line."""
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,7 +148,9 @@ class Compilation:
         return {**signature, "metadata": plain_data(metadata) if metadata is not None else {}}
 
     def weights(self) -> "list[tuple[int, Any]]":
-        """Offset and values of each weight in the library's blob, in order."""
+        """Offset and bytes of each weight in the library's blob, in order."""
+        import numpy as np
+
         from stepwell.dialects.stepwell import plain_data
         from stepwell.resources import resources_of
 
@@ -157,7 +158,8 @@ class Compilation:
         if offsets is None:
             return []
         store = resources_of(self.ctx)
-        return sorted((int(at), store.blob(key)) for key, at in plain_data(offsets).items())
+        placed = sorted((int(at), key) for key, at in plain_data(offsets).items())
+        return [(at, np.frombuffer(store.blob(key), np.uint8)) for at, key in placed]
 
     def build(self, out: Path) -> None:
         """Write the native library of the module, lowering what is left to lower."""
@@ -193,7 +195,7 @@ class Compilation:
 
     def native_text(self, emit: str) -> str:
         """The LLVM IR ("ll") or the assembly ("asm") of the module, which must be at "llvm"."""
-        from stepwell.backends.cpu import compile_assembly
+        from stepwell.backends.cpu.toolchain import compile_assembly
         from stepwell.dialects.stepwell import target_of
 
         text = self.llvm_ir()
@@ -201,7 +203,8 @@ class Compilation:
 
     def write_native(self, emit: str, path: Path) -> None:
         """Write what `emit` names ("ll", "asm", "obj", "so") to `path`."""
-        from stepwell.backends.cpu import compile_object, write_atomically
+        from stepwell.backends.cpu.cache import write_atomically
+        from stepwell.backends.cpu.toolchain import compile_object
         from stepwell.dialects.stepwell import target_of
 
         if emit == "so":
@@ -215,7 +218,7 @@ class Compilation:
         """Kernels, weights and memory in a few lines."""
         from stepwell.dialects.stepwell import plain_data
 
-        weights = sum(blob.nbytes for _, blob in self.weights())
+        weights = sum(array.nbytes for _, array in self.weights())
         names = [op.sym_name.data for op in self.module.body.block.ops if hasattr(op, "sym_name")]
         memory = plain_data(self.module.attributes.get("stepwell.arena_bytes"))
         lines = [f"functions: {len(names)}", f"weights: {weights / 1e6:.1f} MB"]
@@ -289,7 +292,7 @@ def compile(
     library of an earlier compilation of the same bytes with the same options.
     Returns a `stepwell.Model`. Raises a `stepwell.Error`.
     """
-    from stepwell.backends.cpu.cache import Cache
+    from stepwell.backends.cpu.cache import Cache, model_key, temporary_directory
     from stepwell.runtime import load
 
     named = isinstance(model, str | os.PathLike)
@@ -302,16 +305,20 @@ def compile(
         prefix_from(model) if named else "model",
     )
     progress = progress or (lambda stage, step: None)
+    key = model_key(model, asdict(options)) if cache and named else None
+    if key is None:
+        with temporary_directory() as directory:
+            out = directory / f"{options.symbol_prefix}.so"
+            compile_to_file(model, out, options, progress)
+            return load(out, threads=threads)
     store = Cache()
-    key = store.model_key(model, repr(options)) if cache else None
-    if key is not None:
-        found = store.find(key)
-        if found is not None:
+    if (found := store.model(key)) is not None:
+        try:
             return load(found, threads=threads)
-    with tempfile.TemporaryDirectory(prefix="stepwell-") as directory:
-        out = Path(directory) / f"{options.symbol_prefix}.so"
-        compile_to_file(model, out, options, progress)
-        return load(store.insert(key, out) if key is not None else out, threads=threads)
+        except Error:
+            store.drop_model(key)  # damaged on disk: build it again
+    compile_to_file(model, store.model_path(key), options, progress)
+    return load(store.model_path(key), threads=threads)
 
 
 def inspect_model(path: str) -> dict[str, Any]:
