@@ -21,6 +21,10 @@ SIGNATURES = {
         "inputs": [{"name": "x", "dtype": "f32", "shape": ["n", 1000]}],
         "outputs": [{"name": "y", "dtype": "f32", "shape": ["n"]}],
     },
+    "sums": {
+        "inputs": [{"name": name, "dtype": "f32", "shape": ["n", 3]} for name in ("a", "b")],
+        "outputs": [{"name": name, "dtype": "f32", "shape": ["n", 3]} for name in ("sum", "difference")],
+    },
     "positives": {
         "inputs": [{"name": "x", "dtype": "f32", "shape": ["n"]}],
         "outputs": [{"name": "y", "dtype": "f32", "shape": ["positive"]}],
@@ -55,3 +59,8 @@ def build(tmp_path_factory):
         return built[key]
 
     return build_one
+
+
+@pytest.fixture(scope="session")
+def signatures() -> dict:
+    return SIGNATURES

@@ -1,0 +1,126 @@
+"""The C runtime called from C: its promises, two models in one program, the example, and the sanitizers."""
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stepwell.backends.cpu.signature import c_source, canonical_signature
+from stepwell.backends.cpu.toolchain import find_driver
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+INCLUDE = ROOT / "runtime" / "c"
+WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-pthread", f"-I{INCLUDE}"]
+
+
+@pytest.fixture(scope="module")
+def clang() -> list[str]:
+    driver = find_driver()
+    if driver.kind != "clang":
+        pytest.skip("needs clang itself")
+    return list(driver.argv)
+
+
+def call(argv: list, **options) -> str:
+    done = subprocess.run([*map(str, argv)], capture_output=True, text=True, timeout=300, **options)
+    assert done.returncode == 0, f"{argv[0]}: status {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def test_headers_are_c_and_cxx(clang):
+    for language in ("c", "c++"):
+        call(
+            [
+                *clang,
+                "-x",
+                language,
+                "-fsyntax-only",
+                "-Wall",
+                "-Wextra",
+                "-pedantic-errors",
+                INCLUDE / "stepwell.h",
+            ]
+        )
+
+
+def test_dlpack_layout(clang, tmp_path):
+    """Our DLTensor has the offsets of DLPack 1.1 on a 64-bit machine."""
+    offsets = {"data": 0, "device": 8, "ndim": 16, "dtype": 20, "shape": 24, "strides": 32, "byte_offset": 40}
+    lines = [f'_Static_assert(offsetof(DLTensor, {name}) == {at}, "{name}");' for name, at in offsets.items()]
+    lines += ['_Static_assert(sizeof(DLTensor) == 48 && sizeof(stepwell_value) == 56, "sizes");']
+    (tmp_path / "layout.c").write_text('#include "stepwell.h"\n' + "\n".join(lines))
+    call([*clang, *WARNINGS, "-fsyntax-only", tmp_path / "layout.c"])
+
+
+def test_promises(build, clang, tmp_path):
+    call(
+        [*clang, *WARNINGS, HERE / "checks.c", build("sums", symbol_prefix="sums"), "-o", tmp_path / "checks"]
+    )
+    call([tmp_path / "checks"])
+
+
+def test_threads(build, clang, tmp_path):
+    call([*clang, *WARNINGS, HERE / "threads.c", build("rows"), "-o", tmp_path / "threads"])
+    call([tmp_path / "threads", "500"])
+
+
+def test_two_models_in_one_program(build, clang, tmp_path):
+    """Each library's own code answers, under the prefixes and where the plain names mean the first one."""
+    (tmp_path / "both.c").write_text("""
+      #include <string.h>
+      #include "stepwell.h"
+      STEPWELL_DECLARE(one) STEPWELL_DECLARE(two)
+      int main(void) {
+        stepwell_context *a = one_create(NULL), *b = two_create(NULL);
+        int same = one_signature_json() == two_signature_json();
+        int named = strstr(one_signature_json(), "\\"x\\"") && strstr(two_signature_json(), "\\"difference\\"");
+        one_destroy(a), two_destroy(b);
+        return same || !named;
+      }
+    """)
+    first, second = build("rows", symbol_prefix="one"), build("sums", symbol_prefix="two")
+    call([*clang, *WARNINGS, tmp_path / "both.c", first, second, "-o", tmp_path / "both"])
+    call([tmp_path / "both"])
+
+
+def test_example(build, clang, tmp_path):
+    call(
+        [
+            *clang,
+            *WARNINGS,
+            ROOT / "examples" / "c" / "run_model.c",
+            build("affine"),
+            "-o",
+            tmp_path / "run_model",
+        ]
+    )
+    lines = call([tmp_path / "run_model", "2x4"]).splitlines()
+    want = 2 * np.arange(8) + np.tile([10, 20, 30, 40], 2)
+    assert lines[-1] == "output 0, shape [2, 4]: " + " ".join(f"{v:g}" for v in want)
+    done = subprocess.run([tmp_path / "run_model", "2x5"], capture_output=True, text=True)
+    assert done.returncode == 1 and "axis 1 has the extent 5, expected 4" in done.stderr
+
+
+def build_sanitized(clang, described: dict, name: str, program: str, sanitizer: str, folder: Path) -> Path:
+    """The program, the runtime and the model as one executable, all of it instrumented."""
+    signature = canonical_signature(described, {}, 2)
+    (folder / "table.c").write_text(c_source(signature, name))
+    text = (HERE / "modules" / f"{name}.ll").read_text()
+    # Nothing in IR is instrumented unless its function asks for it.
+    (folder / "model.ll").write_text(text.replace(") {\n", f") sanitize_{sanitizer} {{\n"))
+    flags = ["-O1", "-g", f"-fsanitize={sanitizer}", "-Wno-override-module"]
+    sources = [HERE / program, INCLUDE / "runtime.c", folder / "table.c", folder / "model.ll"]
+    call([*clang, *WARNINGS, *flags, *sources, "-lm", "-o", folder / "program"])
+    return folder / "program"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "program", "sanitizer"),
+    [("sums", "checks.c", "address"), ("rows", "threads.c", "address"), ("rows", "threads.c", "thread")],
+)
+def test_sanitizers_are_silent(clang, signatures, tmp_path, name, program, sanitizer):
+    binary = build_sanitized(clang, signatures[name], name, program, sanitizer, tmp_path)
+    call([binary, "1000"], env={"ASAN_OPTIONS": "detect_leaks=1", "TSAN_OPTIONS": "halt_on_error=1"})
