@@ -65,3 +65,8 @@ PASSES = {
     "host-to-llvm": f"{_CONVERSION}.to_llvm.host:HostToLLVMPass",
 }
 """Pass name to its class."""
+
+FRONTENDS = {
+    "onnx": "stepwell.frontends.onnx:import_onnx",
+}
+"""Format name to the function `(source, ctx, dims) -> ModuleOp` that reads it."""
