@@ -1,0 +1,455 @@
+"""Choose how each kernel is tiled and vectorised, from the target's numbers."""
+
+from dataclasses import dataclass, field
+from math import ceil
+
+from xdsl.context import Context
+from xdsl.dialects import func, linalg
+from xdsl.dialects.builtin import (
+    DYNAMIC_INDEX,
+    AffineMapAttr,
+    AnyFloat,
+    IntegerType,
+    ModuleOp,
+    TensorType,
+)
+from xdsl.ir import OpResult
+from xdsl.ir.affine import AffineDimExpr, AffineExpr, AffineMap
+from xdsl.passes import ModulePass
+
+from stepwell.dialects.schedule import TileAttr
+from stepwell.dialects.stepwell import target_of
+from stepwell.targets import Target
+from stepwell.transforms.linalg.indices import linear, packed
+from stepwell.transforms.linalg.structure import (
+    contraction_operands,
+    maps_of,
+    output_map,
+    parallel_dims,
+    reduction_dims,
+)
+
+KERNEL = "stepwell.kernel"
+SCHEDULE = "schedule"
+
+_PANEL_REGISTERS = 4
+"""Registers side by side in the widest vector: more gains nothing and leaves fewer rows."""
+_MAX_LANES = 64
+_MAX_ACCUMULATORS = 27
+"""Beyond this clang's scheduler decides whether the accumulators of a tile stay in registers."""
+_MAX_ROWS = 8
+"""More rows whose stride is a multiple of 4 KiB fall on the same L1 sets."""
+_LOAD_COST = 0.1
+"""Weight of a load beside a multiply-add in the cost of a register tile."""
+_CHUNK = 4096
+"""Elements of the tile of an element-wise kernel, about a microsecond of work."""
+
+
+@dataclass(frozen=True)
+class AssignSchedulesPass(ModulePass):
+    """
+    Choose how each kernel is tiled and vectorised, from the target's numbers.
+
+    Requires: kernels stage; `set-target`. Ensures: the root of a kernel carries `parallel` sizes and every op in it
+    carries `vector` sizes, as `#schedule.tile`; an op of a form it does not know carries none and becomes scalar loops.
+    """
+
+    name = "assign-schedules"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        target = target_of(op)
+        for function in op.body.block.ops:
+            if isinstance(function, func.FuncOp) and KERNEL in function.attributes:
+                _fill_as_generic(function)
+                _Kernel(function, target).assign()
+
+
+def _fill_as_generic(function: func.FuncOp) -> None:
+    """A fill that is returned becomes a generic, so that a root is always one."""
+    body = function.body.block
+    assert body.last_op is not None, "a kernel ends in func.return"
+    for value in body.last_op.operands:
+        fill = value.owner
+        if not isinstance(fill, linalg.FillOp):
+            continue
+        rank = len(fill.outputs[0].type.get_shape())  # pyright: ignore
+        region = linalg.FillOp.get_hidden_region(fill.inputs, fill.outputs)
+        generic = linalg.GenericOp(
+            fill.inputs,
+            fill.outputs,
+            region,
+            [AffineMapAttr(AffineMap(rank, 0, ())), AffineMapAttr(AffineMap.identity(rank))],
+            fill.get_iterator_types(),
+            [fill.results[0].type],
+        )
+        generic.location = fill.location
+        body.insert_op_before(generic, fill)
+        fill.results[0].replace_all_uses_with(generic.results[0])
+        fill.detach()
+        fill.erase()
+
+
+@dataclass
+class _Node:
+    """One generic of a kernel, in terms of the root's iteration dims."""
+
+    op: linalg.GenericOp
+    extents: list[int | None]
+    root_dims: dict[int, int] = field(default_factory=dict)
+    """Own dim to the root's dim that is the same index."""
+
+
+class _Kernel:
+    def __init__(self, function: func.FuncOp, target: Target):
+        self.target = target
+        self.ops = [op for op in function.body.block.ops if isinstance(op, linalg.GenericOp)]
+        self.nodes = {op: _Node(op, _extents(op)) for op in self.ops}
+
+    def assign(self) -> None:
+        if not self.ops:
+            return
+        root = self.nodes[self.ops[-1]]
+        root.root_dims = {d: d for d in range(len(root.extents))}
+        self._relate(root)
+        contractions = [n for n in self.nodes.values() if _is_window_or_contraction(n.op)]
+        choice = None
+        if contractions:
+            choice = self._register_tile(contractions[-1], root)
+        if choice is None:
+            choice = self._rows(root)
+        tile, vector, order = choice
+        for node in self.nodes.values():
+            sizes = self._vector_sizes(node, root, vector)
+            parallel = tile if node is root else [0] * len(node.extents)
+            if sizes is not None:
+                node.op.attributes[SCHEDULE] = TileAttr.of(parallel, sizes, order if node is root else ())
+
+    def _relate(self, root: _Node) -> None:
+        """Follow the maps from the root to its producers: which of their dims is which dim of the root."""
+        for op in reversed(self.ops):
+            consumer = self.nodes[op]
+            for value, map in zip(op.operands, maps_of(op), strict=True):
+                if not isinstance(value, OpResult) or not isinstance(producer := value.op, linalg.GenericOp):
+                    continue
+                node = self.nodes[producer]
+                for read, written in zip(map.results, output_map(producer, value.index).results, strict=True):
+                    if isinstance(read, AffineDimExpr) and isinstance(written, AffineDimExpr):
+                        dim = consumer.root_dims.get(read.position)
+                        if dim is not None:
+                            node.root_dims.setdefault(written.position, dim)
+            if op is not root.op and not any(r.uses for r in op.results):
+                continue
+        for node in self.nodes.values():
+            if not node.root_dims and node is not root:
+                # A result beside the root's: its leading dims are the root's.
+                for dim in parallel_dims(node.op):
+                    if dim < len(root.extents) and node.extents[dim] == root.extents[dim]:
+                        node.root_dims[dim] = dim
+
+    # Contractions and windows: a register tile.
+
+    def _register_tile(self, node: _Node, root: _Node) -> tuple[list[int], dict[int, int], list[int]] | None:
+        """Tile, vector sizes by root dim, and loop order around the contraction `node`; None: not one we tile."""
+        shape = _Contraction.of(node)
+        if shape is None:
+            return None
+        to_root = node.root_dims
+        if any(d not in to_root for d in parallel_dims(node.op)):
+            return None
+        if len({to_root[d] for d in parallel_dims(node.op)}) != len(root.extents) - len(
+            reduction_dims(root.op)
+        ):
+            return None
+        lanes = min(self.target.lanes(_accumulator_bytes(node.op)), _MAX_LANES)
+        tile = [0] * len(root.extents)
+        for d in parallel_dims(root.op):
+            tile[d] = 1
+        vector: dict[int, int] = {}
+        n = shape.columns
+        if n is not None:
+            rows, width = self._rows_and_width(shape, lanes)
+            tile[to_root[n]] = width
+            vector[to_root[n]] = width
+        else:
+            rows, width = _even(shape.row_extent, 4), 1
+            if shape.second_row is not None:
+                extra = _even(shape.second_extent, 4)
+                tile[to_root[shape.second_row]] = extra
+                vector[to_root[shape.second_row]] = extra
+        if shape.row is not None:
+            tile[to_root[shape.row]] = rows
+            if rows > 1:
+                vector[to_root[shape.row]] = rows
+        self.inner = {node.op: shape.inner}
+        order = [to_root[d] for d in shape.batch]
+        if n is not None and not shape.depthwise:
+            order.append(to_root[n])
+        order += [d for d in sorted(to_root.values()) if d not in order and tile[d]]
+        return tile, vector, order
+
+    def _rows_and_width(self, shape: "_Contraction", lanes: int) -> tuple[int, int]:
+        """The register tile with the least padded work and loads; its rows and its vector's width."""
+        best: tuple[float, int, int] | None = None
+        widths = [lanes * k for k in (_PANEL_REGISTERS, 2, 1) if lanes * k <= _MAX_LANES]
+        if shape.column_extent is not None and shape.column_extent < lanes:
+            widths = [_power_of_two(shape.column_extent)]
+        if shape.panel:
+            widths = [w for w in widths if shape.panel % w == 0] or [shape.panel]
+        for width in widths:
+            vectors = max(1, width // lanes)
+            for rows in range(_MAX_ROWS, 0, -1):
+                if shape.row_extent is not None and rows > shape.row_extent:
+                    continue
+                accumulators = rows * vectors
+                spare = self.target.vector_registers - 1
+                loads = rows * vectors if shape.depthwise else rows
+                if accumulators > _MAX_ACCUMULATORS or accumulators + vectors + 1 > spare:
+                    continue
+                cost = (1 + _LOAD_COST * (loads + vectors) / accumulators) * _waste(shape.row_extent, rows)
+                cost *= _waste(shape.column_extent, width)
+                if best is None or cost < best[0] - 1e-9:
+                    best = cost, rows, width
+        assert best is not None, "one accumulator of one register always fits"
+        return best[1], best[2]
+
+    # Everything else: rows and chunks.
+
+    def _rows(self, root: _Node) -> tuple[list[int], dict[int, int], list[int]]:
+        """Tile the dims that every op of the kernel shares, one row each; the others stay whole in the tile."""
+        self.inner = {}
+        rank = len(root.extents)
+        parallel = set(parallel_dims(root.op))
+        shared = set(parallel)
+        for node in self.nodes.values():
+            if node is not root:
+                own = parallel_dims(node.op)
+                shared &= {node.root_dims[d] for d in own if d in node.root_dims}
+        tile = [1 if d in shared else 0 for d in range(rank)]
+        dim = self._vector_dim(root)
+        vector: dict[int, int] = {}
+        if dim is not None:
+            width = self._width(root.op, root.extents[dim])
+            vector[dim] = width
+            if dim in shared:
+                tile[dim] = width
+        elementwise = all(not reduction_dims(n.op) for n in self.nodes.values())
+        if elementwise and shared:
+            self._chunk(root, tile, vector)
+        return tile, vector, []
+
+    def _chunk(self, root: _Node, tile: list[int], vector: dict[int, int]) -> None:
+        """Grow the tile from the innermost dim until it holds enough work."""
+        elements = 1
+        for d in reversed([d for d in range(len(tile)) if tile[d]]):
+            extent = root.extents[d]
+            room = max(1, _CHUNK // elements)
+            unit = vector.get(d, 1)
+            if extent is not None and extent <= max(room, unit):
+                tile[d] = max(extent, unit)
+            elif extent is not None:
+                count = ceil(extent / max(room, unit))
+                size = ceil(extent / count)
+                tile[d] = ceil(size / unit) * unit
+            else:
+                tile[d] = max(room // unit, 1) * unit
+            elements *= max(1, min(tile[d], extent or tile[d]))
+            if elements >= _CHUNK:
+                break
+
+    def _vector_dim(self, node: _Node) -> int | None:
+        """
+        The dim to lay vectors along: the one that moves by one element in most operands, the result first of all;
+        a reduction only if its combination may be split.
+        """
+        votes: dict[int, int] = {}
+        op = node.op
+        for i, (value, map) in enumerate(zip(op.operands, maps_of(op), strict=True)):
+            if not isinstance(value.type, TensorType) or not map.results:
+                continue
+            for dim in _contiguous_dims(map.results[-1]):
+                votes[dim] = votes.get(dim, 0) + (3 if i >= len(op.inputs) else 2)
+        candidates = [d for d in votes if node.extents[d] is None or node.extents[d] > 1]  # pyright: ignore
+        return max(candidates, key=lambda d: (votes[d], d), default=None)
+
+    def _width(self, op: linalg.GenericOp, extent: int | None) -> int:
+        widest = max((_bytes(v.type) for v in op.operands), default=4)
+        width = min(_MAX_LANES, _PANEL_REGISTERS * self.target.lanes(widest))
+        return width if extent is None else min(width, _power_of_two(extent))
+
+    def _vector_sizes(self, node: _Node, root: _Node, vector: dict[int, int]) -> list[int] | None:
+        """The vector sizes of one op: the root's where the dims are the same, its own along its reductions."""
+        sizes = [1] * len(node.extents)
+        for dim, root_dim in node.root_dims.items():
+            sizes[dim] = vector.get(root_dim, 1)
+        inner = self.inner.get(node.op)
+        if inner is not None:
+            sizes[inner] = self.target.lanes(_accumulator_bytes(node.op))
+        elif all(s == 1 for s in sizes) and (dim := self._vector_dim(node)) is not None:
+            # Not along a dim that the tile cuts into single rows.
+            if dim not in node.root_dims or node.root_dims[dim] not in vector:
+                sizes[dim] = self._width(node.op, node.extents[dim])
+        return sizes
+
+
+@dataclass(frozen=True)
+class _Contraction:
+    """The roles of the dims of a contraction or a window reduction."""
+
+    columns: int | None
+    """The dim that runs along vectors; None if only a reduction dim can."""
+    column_extent: int | None
+    row: int | None
+    row_extent: int | None
+    panel: int
+    """Width of the packed panels of the right-hand side, 0 if it is not packed."""
+    batch: tuple[int, ...]
+    depthwise: bool
+    """Both operands have the columns: each lane is its own channel."""
+    inner: int | None = None
+    """The reduction dim to vectorise where no parallel dim is contiguous."""
+    second_row: int | None = None
+    second_extent: int | None = None
+
+    @staticmethod
+    def of(node: _Node) -> "_Contraction | None":
+        op = node.op
+        parallel = parallel_dims(op)
+        out = output_map(op)
+        if not all(isinstance(e, AffineDimExpr) for e in out.results):
+            return None
+        factors = contraction_operands(op)
+        maps = maps_of(op)
+        positions = factors if factors is not None else (_window_operand(op),) * 2
+        a, b = maps[positions[0]], maps[positions[1]]
+        if not parallel or not a.results or not b.results:
+            return None
+        last = out.results[-1]
+        columns = last.position if isinstance(last, AffineDimExpr) else None
+        if columns is not None and columns not in _contiguous_dims(b.results[-1]):
+            if columns in _contiguous_dims(a.results[-1]):
+                a, b = b, a
+            else:
+                columns = None
+        if columns is None:
+            return _Contraction._dot(node, a, b)
+        in_a, in_b = a.used_dims(), b.used_dims()
+        depthwise = columns in in_a and columns in in_b
+        batch = [d for d in parallel if d in in_a and d in in_b and d != columns]
+        if depthwise and factors is None:
+            batch = []
+        rows = [d for d in parallel if d != columns and d not in batch and (d in in_a)]
+        if depthwise:
+            rows = [d for d in parallel if d != columns and (d in in_a) != (d in in_b or factors is None)]
+            if factors is None:
+                rows = [d for d in parallel if d != columns]
+                batch = []
+        rows = [d for d in rows if node.extents[d] != 1]
+        row = max(rows, key=lambda d: (_long_enough(node.extents[d]), d), default=None)
+        pack = packed(b.results[-1])
+        return _Contraction(
+            columns,
+            node.extents[columns],
+            row,
+            node.extents[row] if row is not None else 1,
+            pack[2] if pack else 0,
+            tuple(batch),
+            depthwise,
+        )
+
+    @staticmethod
+    def _dot(node: _Node, a: AffineMap, b: AffineMap) -> "_Contraction | None":
+        """Both operands run along a reduction dim: tiles of dot products."""
+        inner = set(_contiguous_dims(a.results[-1])) & set(_contiguous_dims(b.results[-1]))
+        inner &= set(reduction_dims(node.op))
+        if len(inner) != 1:
+            return None
+        parallel = parallel_dims(node.op)
+        in_a, in_b = a.used_dims(), b.used_dims()
+        batch = tuple(d for d in parallel if d in in_a and d in in_b)
+        left = [d for d in parallel if d in in_a and d not in in_b and node.extents[d] != 1]
+        right = [d for d in parallel if d in in_b and d not in in_a and node.extents[d] != 1]
+        row, second = max(left, default=None), max(right, default=None)
+        return _Contraction(
+            None,
+            None,
+            row,
+            node.extents[row] if row is not None else 1,
+            0,
+            batch,
+            False,
+            inner.pop(),
+            second,
+            node.extents[second] if second is not None else 1,
+        )
+
+
+def _is_window_or_contraction(op: linalg.GenericOp) -> bool:
+    """A multiply-add over a reduction, or a reduction of a sliding window."""
+    if contraction_operands(op) is not None:
+        return True
+    if not reduction_dims(op) or len(op.outputs) != 1:
+        return False
+    return _window_operand(op, default=-1) >= 0
+
+
+def _window_operand(op: linalg.GenericOp, default: int = 0) -> int:
+    """The input that a window slides over: an axis is a sum of a parallel and a reduction dim."""
+    inner = set(reduction_dims(op))
+    for i, map in enumerate(maps_of(op)[: len(op.inputs)]):
+        for expr in map.results:
+            used = expr.used_dims()
+            if len(used) > 1 and used & inner and used - inner:
+                return i
+    return default
+
+
+def _contiguous_dims(expr: AffineExpr) -> list[int]:
+    """The dims along which the last axis of an operand moves by one element."""
+    if (terms := linear(expr)) is not None:
+        return [dim for dim, factor in terms[0].items() if factor == 1]
+    if (pack := packed(expr)) is not None and "mod" in str(expr):
+        return [pack[1]]
+    return []
+
+
+def _extents(op: linalg.GenericOp) -> list[int | None]:
+    extents: list[int | None] = [None] * len(op.iterator_types)
+    for value, map in zip(op.operands, maps_of(op), strict=True):
+        if not isinstance(value.type, TensorType):
+            continue
+        for extent, expr in zip(value.type.get_shape(), map.results, strict=True):
+            if isinstance(expr, AffineDimExpr) and extent != DYNAMIC_INDEX:
+                extents[expr.position] = extent
+    return extents
+
+
+def _bytes(type: object) -> int:
+    element = type.element_type if isinstance(type, TensorType) else type
+    if isinstance(element, IntegerType):
+        return max(1, element.width.data // 8)
+    return element.bitwidth // 8 if isinstance(element, AnyFloat) else 8
+
+
+def _accumulator_bytes(op: linalg.GenericOp) -> int:
+    return _bytes(op.outputs[0].type)
+
+
+def _power_of_two(extent: int) -> int:
+    """The smallest power of two that is not below `extent`."""
+    return 1 << max(0, extent - 1).bit_length()
+
+
+def _long_enough(extent: int | None) -> bool:
+    return extent is None or extent >= 4
+
+
+def _waste(extent: int | None, tile: int) -> float:
+    """Work done over work asked for, when `extent` is cut into whole tiles."""
+    return 1.0 if not extent else ceil(extent / tile) * tile / extent
+
+
+def _even(extent: int | None, most: int) -> int:
+    """The tile of at most `most` that cuts `extent` evenly."""
+    if extent is None:
+        return most
+    return ceil(extent / ceil(extent / most)) if extent else 1

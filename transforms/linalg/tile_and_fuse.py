@@ -1,0 +1,376 @@
+"""Tile the root of each kernel by one `scf.forall` and pull its producers into the tile."""
+
+from dataclasses import dataclass
+
+from xdsl.context import Context
+from xdsl.dialects import arith, func, linalg, tensor
+from xdsl.dialects.builtin import (
+    DYNAMIC_INDEX,
+    AffineMapAttr,
+    IndexType,
+    ModuleOp,
+    TensorType,
+    UnitAttr,
+)
+from xdsl.ir import Block, BlockArgument, Operation, OpResult, Region, SSAValue
+from xdsl.ir.affine import AffineBinaryOpKind, AffineConstantExpr, AffineDimExpr, AffineExpr, AffineMap
+from xdsl.passes import ModulePass
+
+from stepwell.dialects.scf import ForallOp, InParallelOp
+from stepwell.dialects.schedule import TileAttr
+from stepwell.dialects.tensor import ParallelInsertSliceOp
+from stepwell.transforms.linalg.indices import Extent, IndexBuilder, constant_of, domain_of, linear, packed
+from stepwell.transforms.linalg.structure import contraction_operands, maps_of, output_map, reduction_dims
+
+KERNEL = "stepwell.kernel"
+SCHEDULE = "schedule"
+OVERLAP = "stepwell.overlapping_tiles"
+"""On a kernel some of whose tiles overlap: no input of it may share memory with an output."""
+
+_VIEWS = (tensor.CastOp, tensor.ExtractSliceOp, tensor.ExpandShapeOp, tensor.CollapseShapeOp)
+
+
+@dataclass(frozen=True)
+class TileAndFusePass(ModulePass):
+    """
+    Tile the root of each kernel by one `scf.forall` and pull its producers into the tile.
+
+    Requires: kernels with schedules (`assign-schedules`). Ensures: a kernel whose root has `parallel` sizes is
+    one `scf.forall` whose body holds the kernel's ops on tiles. A kernel that cannot be cut that way is
+    left as it is.
+    """
+
+    name = "tile-and-fuse"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        for function in op.body.block.ops:
+            if isinstance(function, func.FuncOp) and KERNEL in function.attributes:
+                _tile_kernel(function)
+
+
+class _CannotTile(Exception):
+    """A map that has no rectangular tile, or an op that is not understood."""
+
+
+def _tile_kernel(function: func.FuncOp) -> None:
+    body = function.body.block
+    roots = [op for op in body.ops if isinstance(op, linalg.GenericOp) and any(_schedule(op).parallel_sizes)]
+    if not roots:
+        return
+    root = roots[-1]
+    try:
+        forall = _Tiling(function, root).build()
+    except _CannotTile:
+        return
+    if forall is None:
+        return
+    ret = _return_of(body)
+    body.insert_op_before(forall, ret)
+    for i, result in enumerate(forall.res):
+        ret.operands[i] = result
+    for op in list(reversed(list(body.ops))):
+        if op is not ret and op is not forall and not any(r.uses for r in op.results):
+            op.detach()
+            op.erase()
+
+
+def _return_of(body: Block) -> func.ReturnOp:
+    assert isinstance(body.last_op, func.ReturnOp), "a kernel ends in func.return"
+    return body.last_op
+
+
+def _schedule(op: Operation) -> TileAttr:
+    attr = op.attributes.get(SCHEDULE)
+    return attr if isinstance(attr, TileAttr) else TileAttr.of([], [])
+
+
+@dataclass(frozen=True)
+class _Box:
+    """A rectangle in an iteration space or in a tensor."""
+
+    offsets: tuple[Extent, ...]
+    sizes: tuple[Extent, ...]
+
+
+class _Tiling:
+    def __init__(self, function: func.FuncOp, root: linalg.GenericOp):
+        self.function, self.root = function, root
+        self.entry = function.body.block
+        self.build_index = IndexBuilder(self.entry)
+        self.schedule = _schedule(root)
+        self.made: dict[tuple[Operation, _Box], Operation] = {}
+        self.slices: dict[tuple[SSAValue, _Box], SSAValue] = {}
+        self.boxes: dict[Operation, _Box] = {}
+        self.shared: dict[SSAValue, SSAValue] = {}
+        self.aligned: dict[SSAValue, int] = {}
+        """For the offset of a tiled dim: the extent it is a multiple of."""
+
+    def build(self) -> ForallOp | None:
+        """The `scf.forall`, not yet inserted; None if every tile is the whole of its dim."""
+        build, root = self.build_index, self.root
+        head = Block()
+        with build.inside(head):
+            extents = domain_of(root, build)
+        if extents is None:
+            raise _CannotTile
+        tiles = self.schedule.parallel_sizes
+        looped = [
+            d
+            for d in self.schedule.loop_order
+            if tiles[d] and not (isinstance(e := extents[d], int) and e <= tiles[d])
+        ]
+        ret = _return_of(self.entry)
+        if not looped:
+            return None
+        outputs = list(self.entry.args[len(self.entry.args) - len(ret.arguments) :])
+        block = Block(arg_types=[IndexType()] * len(looped) + [o.type for o in outputs])
+        self.shared = dict(zip(outputs, block.args[len(looped) :], strict=True))
+        with build.inside(block):
+            box = self._root_box(extents, tiles, dict(zip(looped, block.args, strict=False)))
+            self._generic(root, box)
+            inserts = [self._insert(value, extents, box) for value in ret.arguments]
+            parallel = InParallelOp(Region(Block()))
+            for value, dest, out in inserts:
+                parallel.region.block.add_op(
+                    ParallelInsertSliceOp(value, dest, out.offsets, out.sizes, [1] * len(out.sizes))
+                )
+            block.add_op(parallel)
+        for op in list(head.ops):
+            op.detach()
+            self.entry.insert_op_before(op, ret)
+        return ForallOp(
+            [0] * len(looped),
+            [extents[d] for d in looped],
+            [tiles[d] for d in looped],
+            outputs,
+            Region(block),
+        )
+
+    def _root_box(
+        self, extents: list[Extent], tiles: tuple[int, ...], variables: dict[int, BlockArgument]
+    ) -> _Box:
+        build = self.build_index
+        offsets: list[Extent] = [0] * len(extents)
+        sizes = list(extents)
+        overlaps = self._may_overlap()
+        for dim, variable in variables.items():
+            tile, extent = tiles[dim], extents[dim]
+            offsets[dim], sizes[dim] = variable, tile
+            self.aligned[variable] = tile
+            if tile == 1 or (isinstance(extent, int) and extent % tile == 0):
+                continue
+            if isinstance(extent, int) and dim in overlaps:
+                # The last tile starts early and computes some elements twice, with the same values.
+                offsets[dim] = build.least(variable, extent - tile)
+                self.function.attributes[OVERLAP] = UnitAttr()
+            else:
+                sizes[dim] = build.least(build.minus(extent, variable), tile)
+        return _Box(tuple(offsets), tuple(sizes))
+
+    def _may_overlap(self) -> set[int]:
+        """
+        The dims of the root whose last tile may start early: in kernels with a contraction (elsewhere a bounded
+        tile costs nothing), where no packed operand needs an aligned start and nothing accumulates in place.
+        """
+        cone = [op for op in self.entry.ops if isinstance(op, linalg.GenericOp)]
+        if not any(contraction_operands(op) for op in cone):
+            return set()
+        for op in cone:
+            for i, out in enumerate(op.outputs):
+                if isinstance(out, BlockArgument) and op.body.block.args[len(op.inputs) + i].uses:
+                    return set()
+        dims = set(range(len(self.root.iterator_types)))
+        for op in cone:
+            if any(packed(e) for m in maps_of(op) for e in m.results):
+                written = [e.position for e in output_map(op).results if isinstance(e, AffineDimExpr)]
+                fixed = {p[1] for m in maps_of(op) for e in m.results if (p := packed(e))}
+                dims -= {axis for axis, dim in enumerate(written) if dim in fixed}
+                if op is self.root:
+                    dims -= fixed
+        return dims
+
+    def _insert(self, value: SSAValue, extents: list[Extent], box: _Box) -> tuple[SSAValue, SSAValue, _Box]:
+        """The tile of the returned `value`, the shared argument it goes into, and where."""
+        ret = _return_of(self.entry)
+        position = list(ret.arguments).index(value)
+        outputs = list(self.shared.values())
+        if not isinstance(value, OpResult) or not isinstance(op := value.op, linalg.GenericOp):
+            raise _CannotTile
+        if op not in self.boxes:
+            self._sibling(op, extents, box)
+        own = self.boxes[op]
+        written = output_map(op, value.index)
+        out = _Box(
+            *(
+                tuple(values[e.position] for e in written.results if isinstance(e, AffineDimExpr))
+                for values in (own.offsets, own.sizes)
+            )
+        )
+        if len(out.offsets) != len(written.results):
+            raise _CannotTile
+        rooted = dict(zip(box.offsets, zip(box.sizes, extents, strict=True), strict=True))
+        for axis, (offset, size) in enumerate(zip(out.offsets, out.sizes, strict=True)):
+            extent = self.build_index.dim(value, axis)
+            whole = constant_of(offset) == 0 and (size is extent or size == extent)
+            if not whole and (
+                offset not in rooted or (rooted[offset][0] is not size and rooted[offset][0] != size)
+            ):
+                raise _CannotTile
+            if not whole and isinstance(extent, int) and rooted[offset][1] != extent:
+                raise _CannotTile
+        return self.made[op, own].results[value.index], outputs[position], out
+
+    def _sibling(self, op: linalg.GenericOp, extents: list[Extent], box: _Box) -> None:
+        """Tile an op that is returned but that the root does not read: its leading dims are the root's."""
+        own = domain_of(op, self.build_index)
+        if own is None:
+            raise _CannotTile
+        offsets: list[Extent] = [0] * len(own)
+        sizes = list(own)
+        inner = set(reduction_dims(op))
+        for dim, offset in enumerate(box.offsets):
+            if constant_of(offset) == 0 and (
+                box.sizes[dim] is extents[dim] or box.sizes[dim] == extents[dim]
+            ):
+                continue
+            if dim >= len(own) or dim in inner or own[dim] != extents[dim]:
+                raise _CannotTile
+            offsets[dim], sizes[dim] = offset, box.sizes[dim]
+        self._generic(op, _Box(tuple(offsets), tuple(sizes)))
+
+    def _tile(self, value: SSAValue, box: _Box) -> SSAValue:
+        """The tile `box` of a tensor of the kernel, computed once."""
+        build = self.build_index
+        if isinstance(value, OpResult):
+            op = value.op
+            if isinstance(op, linalg.GenericOp):
+                return self._produced(op, value, box)
+            if isinstance(op, linalg.FillOp):
+                if (op, box) not in self.made:
+                    target = self._tile(op.outputs[0], box)
+                    self.made[op, box] = fill = build.add(
+                        linalg.FillOp([op.inputs[0]], [target], [target.type])
+                    )
+                    fill.location = op.location
+                return self.made[op, box].results[0]
+            if isinstance(op, tensor.EmptyOp):
+                if (op, box) not in self.made:
+                    type = _tile_type(value, box)
+                    self.made[op, box] = build.add(
+                        tensor.EmptyOp([s for s in box.sizes if not isinstance(s, int)], type)
+                    )
+                return self.made[op, box].results[0]
+            if not isinstance(op, (*_VIEWS, arith.ConstantOp)):
+                raise _CannotTile
+        source = self.shared.get(value, value)
+        if all(constant_of(o) == 0 for o in box.offsets) and all(
+            s == build.dim(value, axis) for axis, s in enumerate(box.sizes)
+        ):
+            return source
+        if (value, box) not in self.slices:
+            slice_op = tensor.ExtractSliceOp(
+                source, box.offsets, box.sizes, [1] * len(box.sizes), _tile_type(value, box)
+            )
+            self.slices[value, box] = build.add(slice_op).result
+        return self.slices[value, box]
+
+    def _produced(self, op: linalg.GenericOp, value: OpResult, box: _Box) -> SSAValue:
+        extents = domain_of(op, self.build_index)
+        if extents is None:
+            raise _CannotTile
+        offsets: list[Extent] = [0] * len(extents)
+        sizes = list(extents)
+        for axis, expr in enumerate(output_map(op, value.index).results):
+            if isinstance(expr, AffineDimExpr):
+                offsets[expr.position], sizes[expr.position] = box.offsets[axis], box.sizes[axis]
+            elif not isinstance(expr, AffineConstantExpr):
+                raise _CannotTile
+        return self._generic(op, _Box(tuple(offsets), tuple(sizes))).results[value.index]
+
+    def _generic(self, op: linalg.GenericOp, box: _Box) -> Operation:
+        """`op` on the part `box` of its iteration space."""
+        if (op, box) in self.made:
+            return self.made[op, box]
+        operands: list[SSAValue] = []
+        maps: list[AffineMapAttr] = []
+        for operand, map in zip(op.operands, maps_of(op), strict=True):
+            if not isinstance(operand.type, TensorType):
+                operands.append(operand)
+                maps.append(AffineMapAttr(map))
+                continue
+            parts = [self._axis(e, box, operand, axis) for axis, e in enumerate(map.results)]
+            part = _Box(tuple(p[0] for p in parts), tuple(p[1] for p in parts))
+            operands.append(self._tile(operand, part))
+            maps.append(AffineMapAttr(AffineMap(map.num_dims, 0, tuple(p[2] for p in parts))))
+        body = Region()
+        op.body.clone_into(body)
+        self._shift_indices(body.block, box)
+        inputs, outputs = operands[: len(op.inputs)], operands[len(op.inputs) :]
+        tiled = linalg.GenericOp(
+            inputs, outputs, body, maps, op.iterator_types, [o.type for o in outputs], op.doc, op.library_call
+        )
+        tiled.attributes.update(op.attributes)
+        tiled.location = op.location
+        for old, new in zip(op.results, tiled.results, strict=True):
+            new.name_hint = old.name_hint
+        self.made[op, box] = tiled
+        self.boxes.setdefault(op, box)
+        return self.build_index.add(tiled)
+
+    def _axis(
+        self, expr: AffineExpr, box: _Box, operand: SSAValue, axis: int
+    ) -> tuple[Extent, Extent, AffineExpr]:
+        """
+        What `expr` covers when the dims run through `box`: the first index, the extent, and the expression
+        that counts from that first index.
+        """
+        build = self.build_index
+        if (terms := linear(expr)) is not None:
+            factors, offset = terms
+            first: Extent = offset
+            extent: Extent = 1
+            local: AffineExpr = AffineConstantExpr(0)
+            for dim, factor in factors.items():
+                steps = build.minus(box.sizes[dim], 1)
+                first = build.plus(first, build.times(box.offsets[dim], factor))
+                extent = build.plus(extent, build.times(steps, abs(factor)))
+                local = local + AffineDimExpr(dim) * factor
+                if factor < 0:
+                    if not isinstance(steps, int):
+                        raise _CannotTile
+                    first = build.plus(first, factor * steps)
+                    local = local + -factor * steps
+            if len(factors) == 1 and 1 in factors.values():
+                extent = box.sizes[next(iter(factors))]
+            return first, extent, local
+        if (pack := packed(expr)) is None:
+            raise _CannotTile
+        kind, dim, width = pack
+        offset, size = box.offsets[dim], box.sizes[dim]
+        if constant_of(offset) == 0 and offset not in self.aligned:
+            return 0, build.dim(operand, axis), expr
+        tile = self.aligned.get(offset) if isinstance(offset, SSAValue) else None
+        if tile is None or width % tile:
+            raise _CannotTile
+        if kind == AffineBinaryOpKind.FloorDiv:
+            return build.quotient(offset, width), 1, AffineConstantExpr(0)
+        return 0 if tile == width else build.remainder(offset, width), size, AffineDimExpr(dim)
+
+    def _shift_indices(self, body: Block, box: _Box) -> None:
+        """`linalg.index d` counts from the start of the tile; add that start."""
+        for index in [i for i in body.walk() if isinstance(i, linalg.IndexOp)]:
+            offset = box.offsets[index.dim.value.data]
+            if isinstance(offset, int) and offset == 0:
+                continue
+            shifted = arith.AddiOp(index.result, self.build_index.value(offset))
+            block = index.parent_block()
+            assert block is not None
+            block.insert_op_after(shifted, index)
+            index.result.replace_uses_with_if(shifted.result, lambda use, s=shifted: use.operation is not s)
+
+
+def _tile_type(value: SSAValue, box: _Box) -> TensorType:
+    assert isinstance(value.type, TensorType)
+    return TensorType(
+        value.type.element_type, [s if isinstance(s, int) else DYNAMIC_INDEX for s in box.sizes]
+    )
