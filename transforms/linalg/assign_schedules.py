@@ -1,10 +1,10 @@
 """Choose how each kernel is tiled and vectorised, from the target's numbers."""
 
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, prod
 
 from xdsl.context import Context
-from xdsl.dialects import func, linalg
+from xdsl.dialects import func
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
     AffineMapAttr,
@@ -13,6 +13,7 @@ from xdsl.dialects.builtin import (
     ModuleOp,
     TensorType,
 )
+from xdsl.dialects.linalg import ops as linalg
 from xdsl.ir import OpResult
 from xdsl.ir.affine import AffineDimExpr, AffineExpr, AffineMap
 from xdsl.passes import ModulePass
@@ -39,8 +40,12 @@ _MAX_ACCUMULATORS = 27
 """Beyond this clang's scheduler decides whether the accumulators of a tile stay in registers."""
 _MAX_ROWS = 8
 """More rows whose stride is a multiple of 4 KiB fall on the same L1 sets."""
-_LOAD_COST = 0.1
+_LOAD_COST = 0.15
 """Weight of a load beside a multiply-add in the cost of a register tile."""
+_GUESS = 64
+"""What a dynamic extent is taken for where operands are weighed."""
+_DOT_ROWS = 4
+"""Rows and columns of a tile of dot products: 16 accumulators."""
 _CHUNK = 4096
 """Elements of the tile of an element-wise kernel, about a microsecond of work."""
 
@@ -115,14 +120,13 @@ class _Kernel:
         choice = None
         if contractions:
             choice = self._register_tile(contractions[-1], root)
-        if choice is None:
-            choice = self._rows(root)
-        tile, vector, order = choice
+        tile, vector, order = choice or self._rows(root)
         for node in self.nodes.values():
-            sizes = self._vector_sizes(node, root, vector)
-            parallel = tile if node is root else [0] * len(node.extents)
-            if sizes is not None:
-                node.op.attributes[SCHEDULE] = TileAttr.of(parallel, sizes, order if node is root else ())
+            sizes = self._vector_sizes(node, tile, vector)
+            if node is root:
+                node.op.attributes[SCHEDULE] = TileAttr.of(tile, sizes, order)
+            else:
+                node.op.attributes[SCHEDULE] = TileAttr.of([0] * len(sizes), sizes)
 
     def _relate(self, root: _Node) -> None:
         """Follow the maps from the root to its producers: which of their dims is which dim of the root."""
@@ -171,12 +175,16 @@ class _Kernel:
             tile[to_root[n]] = width
             vector[to_root[n]] = width
         else:
-            rows, width = _even(shape.row_extent, 4), 1
-            if shape.second_row is not None:
-                extra = _even(shape.second_extent, 4)
-                tile[to_root[shape.second_row]] = extra
-                vector[to_root[shape.second_row]] = extra
-        if shape.row is not None:
+            rows = _DOT_ROWS if self.target.vector_registers >= 32 else 2
+            for dim, extent, most in (
+                (shape.row, shape.row_extent, rows),
+                (shape.second_row, shape.second_extent, _DOT_ROWS),
+            ):
+                if dim is not None:
+                    tile[to_root[dim]] = most if extent is None else min(most, extent)
+                    vector[to_root[dim]] = _power_of_two(tile[to_root[dim]])
+            rows = 0
+        if shape.row is not None and rows:
             tile[to_root[shape.row]] = rows
             if rows > 1:
                 vector[to_root[shape.row]] = rows
@@ -256,19 +264,20 @@ class _Kernel:
             if elements >= _CHUNK:
                 break
 
-    def _vector_dim(self, node: _Node) -> int | None:
+    def _vector_dim(self, node: _Node, not_along: set[int] | None = None) -> int | None:
         """
-        The dim to lay vectors along: the one that moves by one element in most operands, the result first of all;
-        a reduction only if its combination may be split.
+        The dim to lay vectors along: the one that moves by one element where most elements are, the result first
+        among equals. Dims of `not_along` are out of the question.
         """
-        votes: dict[int, int] = {}
+        votes: dict[int, float] = {}
         op = node.op
         for i, (value, map) in enumerate(zip(op.operands, maps_of(op), strict=True)):
             if not isinstance(value.type, TensorType) or not map.results:
                 continue
+            elements = prod(_GUESS if e == DYNAMIC_INDEX else e for e in value.type.get_shape())
             for dim in _contiguous_dims(map.results[-1]):
-                votes[dim] = votes.get(dim, 0) + (3 if i >= len(op.inputs) else 2)
-        candidates = [d for d in votes if node.extents[d] is None or node.extents[d] > 1]  # pyright: ignore
+                votes[dim] = votes.get(dim, 0.0) + elements * (1.5 if i >= len(op.inputs) else 1.0)
+        candidates = [d for d in votes if node.extents[d] != 1 and d not in (not_along or ())]
         return max(candidates, key=lambda d: (votes[d], d), default=None)
 
     def _width(self, op: linalg.GenericOp, extent: int | None) -> int:
@@ -276,17 +285,18 @@ class _Kernel:
         width = min(_MAX_LANES, _PANEL_REGISTERS * self.target.lanes(widest))
         return width if extent is None else min(width, _power_of_two(extent))
 
-    def _vector_sizes(self, node: _Node, root: _Node, vector: dict[int, int]) -> list[int] | None:
+    def _vector_sizes(self, node: _Node, tile: list[int], vector: dict[int, int]) -> list[int]:
         """The vector sizes of one op: the root's where the dims are the same, its own along its reductions."""
         sizes = [1] * len(node.extents)
         for dim, root_dim in node.root_dims.items():
             sizes[dim] = vector.get(root_dim, 1)
-        inner = self.inner.get(node.op)
-        if inner is not None:
-            sizes[inner] = self.target.lanes(_accumulator_bytes(node.op))
-        elif all(s == 1 for s in sizes) and (dim := self._vector_dim(node)) is not None:
-            # Not along a dim that the tile cuts into single rows.
-            if dim not in node.root_dims or node.root_dims[dim] not in vector:
+        if (inner := self.inner.get(node.op)) is not None:
+            lanes = self.target.lanes(_accumulator_bytes(node.op))
+            extent = node.extents[inner]
+            sizes[inner] = lanes if extent is None else min(lanes, _power_of_two(extent))
+        elif all(s == 1 for s in sizes):
+            rows = {d for d, root_dim in node.root_dims.items() if tile[root_dim] == 1}
+            if (dim := self._vector_dim(node, rows)) is not None:
                 sizes[dim] = self._width(node.op, node.extents[dim])
         return sizes
 
@@ -446,10 +456,3 @@ def _long_enough(extent: int | None) -> bool:
 def _waste(extent: int | None, tile: int) -> float:
     """Work done over work asked for, when `extent` is cut into whole tiles."""
     return 1.0 if not extent else ceil(extent / tile) * tile / extent
-
-
-def _even(extent: int | None, most: int) -> int:
-    """The tile of at most `most` that cuts `extent` evenly."""
-    if extent is None:
-        return most
-    return ceil(extent / ceil(extent / most)) if extent else 1

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects import arith, func, linalg, tensor
+from xdsl.dialects import arith, func, tensor
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
     AffineMapAttr,
@@ -12,6 +12,7 @@ from xdsl.dialects.builtin import (
     TensorType,
     UnitAttr,
 )
+from xdsl.dialects.linalg import ops as linalg
 from xdsl.ir import Block, BlockArgument, Operation, OpResult, Region, SSAValue
 from xdsl.ir.affine import AffineBinaryOpKind, AffineConstantExpr, AffineDimExpr, AffineExpr, AffineMap
 from xdsl.passes import ModulePass
@@ -110,9 +111,20 @@ class _Tiling:
         build, root = self.build_index, self.root
         head = Block()
         with build.inside(head):
-            extents = domain_of(root, build)
+            forall = self._forall(build, root)
+        for op in list(head.ops):
+            op.detach()
+            self.entry.insert_op_before(op, _return_of(self.entry))
+        return forall
+
+    def _forall(self, build: IndexBuilder, root: linalg.GenericOp) -> ForallOp | None:
+        extents = domain_of(root, build)
         if extents is None:
             raise _CannotTile
+        for value in _return_of(self.entry).arguments:
+            # Extents that the tiles are compared with are found here, in front of the loop.
+            for axis in range(len(value.type.get_shape())):  # pyright: ignore[reportAttributeAccessIssue]
+                build.dim(value, axis)
         tiles = self.schedule.parallel_sizes
         looped = [
             d
@@ -135,9 +147,6 @@ class _Tiling:
                     ParallelInsertSliceOp(value, dest, out.offsets, out.sizes, [1] * len(out.sizes))
                 )
             block.add_op(parallel)
-        for op in list(head.ops):
-            op.detach()
-            self.entry.insert_op_before(op, ret)
         return ForallOp(
             [0] * len(looped),
             [extents[d] for d in looped],

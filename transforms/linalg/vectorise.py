@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects import arith, func, linalg, scf, tensor, vector
+from xdsl.dialects import arith, func, scf, tensor, vector
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
     AffineMapAttr,
@@ -20,6 +20,7 @@ from xdsl.dialects.builtin import (
     VectorType,
     i1,
 )
+from xdsl.dialects.linalg import ops as linalg
 from xdsl.dialects.utils import get_dynamic_index_list
 from xdsl.dialects.vector import CombiningKindFlag
 from xdsl.ir import Attribute, Block, BlockArgument, Operation, OpResult, Region, SSAValue
@@ -109,6 +110,7 @@ _DROPPED = (
     tensor.ExtractOp,
     tensor.ExtractSliceOp,
     tensor.EmptyOp,
+    tensor.DimOp,
     linalg.FillOp,
     arith.AddiOp,
     arith.SubiOp,
