@@ -21,6 +21,7 @@ from xdsl.dialects.llvm import (
     GEP_USE_SSA_VAL,
     FastMathAttr,
     FCmpPredicateFlag,
+    ICmpPredicateFlag,
     LLVMArrayType,
     LLVMPointerType,
     LLVMStructType,
@@ -35,6 +36,7 @@ from xdsl.irdl import (
     IRDLOperation,
     ParsePropInAttrDict,
     VarConstraint,
+    base,
     irdl_op_definition,
     operand_def,
     opt_prop_def,
@@ -158,6 +160,49 @@ class FuncOp(_FuncOp):
         return cls.create(
             properties=properties, attributes=attributes, regions=[parsed.detach_region(parsed.body)]
         )
+
+
+@irdl_op_definition
+class ICmpOp(IRDLOperation):
+    """Compare integers or pointers, lane by lane for vectors."""
+
+    name = "llvm.icmp"
+    T: ClassVar = VarConstraint("T", base(IntegerType) | base(LLVMPointerType) | base(VectorType))
+    lhs = operand_def(T)
+    rhs = operand_def(T)
+    res = result_def(I1 | VectorType[I1])
+    predicate = prop_def(IntegerAttr[I64])
+    traits = traits_def(Pure())
+
+    def __init__(self, lhs: SSAValue, rhs: SSAValue, predicate: str):
+        type = lhs.type
+        super().__init__(
+            operands=[lhs, rhs],
+            properties={"predicate": IntegerAttr(ICmpPredicateFlag(predicate).to_int(), i64)},
+            result_types=[VectorType(i1, type.shape) if isinstance(type, VectorType) else i1],
+        )
+
+    @classmethod
+    def parse(cls, parser: Parser) -> "ICmpOp":
+        predicate = parser.parse_str_literal()
+        lhs = parser.parse_unresolved_operand()
+        parser.parse_punctuation(",")
+        rhs = parser.parse_unresolved_operand()
+        attributes = parser.parse_optional_attr_dict()
+        parser.parse_punctuation(":")
+        type = parser.parse_type()
+        op = cls(parser.resolve_operand(lhs, type), parser.resolve_operand(rhs, type), predicate)
+        op.attributes |= attributes
+        return op
+
+    def print(self, printer: Printer) -> None:
+        printer.print_string(f' "{ICmpPredicateFlag.from_int(self.predicate.value.data)}" ')
+        printer.print_ssa_value(self.lhs)
+        printer.print_string(", ")
+        printer.print_ssa_value(self.rhs)
+        printer.print_op_attributes(self.attributes)
+        printer.print_string(" : ")
+        printer.print_attribute(self.lhs.type)
 
 
 @irdl_op_definition
@@ -519,7 +564,7 @@ MemsetOp = _memory_transfer("MemsetOp", "memset", "val", "Fill `len` bytes with 
 _OURS: list[type[Operation]] = [
     AbsOp, CtlzOp, CtPopOp, CttzOp, ExtractElementOp, FCmpOp, FLog10Op, FMaximumOp, FMinimumOp, FMulAddOp,
     FPToSIOp, FPToSISatOp, FPToUIOp, FPToUISatOp, FRintOp, FRoundEvenOp, FRoundOp, FTanOp, FTruncOp, FreezeOp,
-    FuncOp, GEPOp, GatherOp, MaskedLoadOp, MaskedStoreOp, MemcpyOp, MemmoveOp, MemsetOp, PoisonOp,
+    FuncOp, GEPOp, ICmpOp, GatherOp, MaskedLoadOp, MaskedStoreOp, MemcpyOp, MemmoveOp, MemsetOp, PoisonOp,
     PowIOp, SMaxOp, SMinOp, ScatterOp, SelectOp, SwitchOp, UIToFPOp, UMaxOp, UMinOp, *_REDUCTIONS,
 ]  # fmt: skip
 _replaced = {op.name for op in _OURS}
