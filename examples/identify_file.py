@@ -67,7 +67,8 @@ def main(paths: list[str]) -> int:
         ms = {name: median(values) * 1e3 for name, values in times.items()}
         ratio = ms["onnxruntime"] / ms["stepwell"]
         print(
-            f"one file: stepwell {ms['stepwell']:.2f} ms on one thread, onnxruntime {ms['onnxruntime']:.2f} ms"
+            f"one file: stepwell {ms['stepwell']:.2f} ms on one thread, onnxruntime"
+            f" {ms['onnxruntime']:.2f} ms"
             f" on all; {ratio:.2f} times its speed"
         )
     return 1 if differences else 0

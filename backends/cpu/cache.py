@@ -73,7 +73,7 @@ def temporary_directory() -> Iterator[Path]:
         lock = _lock(path)
     except OSError as error:
         raise CompileError(f"{base}: no temporary directory: {error.strerror}; free some space") from None
-    with _terminate_by_exception():
+    with unwinding_on_terminate():
         try:
             yield path
         finally:
@@ -106,7 +106,7 @@ def _sweep(base: Path) -> None:
 
 
 @contextlib.contextmanager
-def _terminate_by_exception() -> Iterator[None]:
+def unwinding_on_terminate() -> Iterator[None]:
     """Let SIGTERM unwind the stack, unless the program has a handler of its own."""
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:

@@ -83,8 +83,8 @@ def build_library(
             append_manifest(library, manifest)
             library.chmod(0o755)
             if mapped:
-                install(scratch / "weights", out.with_suffix(".weights"))
-            install(library, out)
+                install(scratch / "weights", out.with_suffix(".weights"), move=True)
+            install(library, out, move=True)
         except OSError as error:
             name = error.filename or out
             raise CompileError(
@@ -167,8 +167,16 @@ stepwell_weights:
 """
 
 
-def install(source: Path, out: Path) -> None:
-    """Make `out` a copy of `source` (or `source` itself, moved) in one step; never a partial file."""
+def install(source: Path, out: Path, move: bool = False) -> None:
+    """
+    Make `out` a copy of `source` in one step, never a partial file; with `move` by renaming it, where both
+    lie on one file system.
+    """
+    if move:  # not flushed to disk, which takes seconds: what a power cut tears, the manifest's hash finds
+        with contextlib.suppress(OSError):
+            source.chmod(source.stat().st_mode & ~_umask())
+            os.replace(source, out)
+            return
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{out.name[:40]}.", dir=out.parent)
     except OSError as error:
@@ -178,8 +186,7 @@ def install(source: Path, out: Path) -> None:
             shutil.copyfileobj(origin, to, 1 << 20)
             to.flush()
             os.fsync(to.fileno())
-            mode = source.stat().st_mode & 0o777
-            os.fchmod(to.fileno(), mode & ~_umask())
+            os.fchmod(to.fileno(), source.stat().st_mode & 0o777 & ~_umask())
         os.replace(name, out)
     except BaseException as error:
         with contextlib.suppress(OSError):

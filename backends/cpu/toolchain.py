@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from stepwell.backends.cpu.cache import Cache, cache_directory, key_of, temporary_directory
+from stepwell.backends.cpu.cache import (
+    Cache,
+    cache_directory,
+    key_of,
+    temporary_directory,
+    unwinding_on_terminate,
+)  # fmt: skip
 from stepwell.errors import CompileError
 from stepwell.targets import Target
 
@@ -239,7 +245,8 @@ def compile_objects(parts: Sequence[str], target: Target, opt: int = 2) -> list[
         return compile_object(part, target, opt)
 
     try:
-        return list(workers.map(compile_part, parts))
+        with unwinding_on_terminate():
+            return list(workers.map(compile_part, parts))
     except BaseException:
         # An interrupt reaches this thread only: end the children that the others wait for.
         workers.shutdown(wait=False, cancel_futures=True)

@@ -75,7 +75,8 @@ def test_two_models_in_one_program(build, clang, tmp_path):
       int main(void) {
         stepwell_context *a = one_create(NULL), *b = two_create(NULL);
         int same = one_signature_json() == two_signature_json();
-        int named = strstr(one_signature_json(), "\\"x\\"") && strstr(two_signature_json(), "\\"difference\\"");
+        int named = strstr(one_signature_json(), "\\"x\\"") &&
+                    strstr(two_signature_json(), "\\"difference\\"");
         one_destroy(a), two_destroy(b);
         return same || !named;
       }

@@ -73,7 +73,8 @@ def test_our_options_have_every_attribute_of_onnxruntime_s():
         "add_external_initializers", "add_external_initializers_from_files_in_memory", "add_initializer",
         "add_free_dimension_override_by_denotation", "add_provider", "add_provider_for_devices",
         "register_custom_ops_library", "set_provider_selection_policy",
-        "set_provider_selection_policy_delegate", "clear_ep_context_data_read_func", "set_ep_context_data_read_func",
+        "set_provider_selection_policy_delegate", "clear_ep_context_data_read_func",
+        "set_ep_context_data_read_func",
         "set_load_cancellation_flag", "enable_ort_custom_ops",
     }  # fmt: skip
     ours = set(dir(session.SessionOptions()))
