@@ -191,6 +191,7 @@ class _Run:
         try:
             module = self._parse(ctx, name, text, line_offset)
             self._transform(ctx, module, stages)
+            self._bind_resources(ctx, module)
             outputs.append(
                 print_module(
                     module,
@@ -216,6 +217,21 @@ class _Run:
             ctx.resources.attach(Path(self.options.resources))
         verify_module(module)
         return module
+
+    def _bind_resources(self, ctx: "StepwellContext", module: "ModuleOp") -> None:
+        """New constants go to --resources, else beside the output: `out.ir` to `out.safetensors`."""
+        from pathlib import Path
+
+        output = Path(self.options.output) if self.options.output else None
+        new_file = Path(self.options.resources) if self.options.resources else None
+        if new_file is None and output is not None:
+            new_file = output.with_suffix(".safetensors")
+        unwritten = ctx.resources.bind(module, output.parent if output is not None else Path(), new_file)
+        if unwritten:
+            self.stderr.write(
+                f"stepwell-opt: warning: the values of {unwritten} new constants are not written;"
+                " use --resources FILE or -o FILE\n"
+            )
 
     def _transform(self, ctx: "StepwellContext", module: "ModuleOp", stages: "list[Stage]") -> None:
         from time import perf_counter

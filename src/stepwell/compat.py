@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import StringIO
+from math import prod
 from sys import getrecursionlimit, setrecursionlimit
 from types import MethodType
 from typing import Any
@@ -16,13 +17,20 @@ from typing import Any
 from xdsl.context import Context
 from xdsl.dialect_interfaces.op_asm import OpAsmDialectInterface
 from xdsl.dialects.builtin import (
+    ArrayAttr,
+    BytesAttr,
+    DenseIntOrFPElementsAttr,
+    DictionaryAttr,
     FileLineColLoc,
     IntAttr,
     LocationAttr,
     ModuleOp,
     StringAttr,
+    TensorType,
     UnknownLoc,
 )
+from xdsl.dialects.func import FuncOp
+from xdsl.dialects.utils.format import _parse_func_outputs, _print_func_outputs, print_func_output
 from xdsl.ir import Attribute, Block, Dialect, Operation, Region
 from xdsl.parser import Parser
 from xdsl.pattern_rewriter import PatternRewriter, RewritePattern, op_type_rewrite_pattern
@@ -35,6 +43,7 @@ from stepwell.resources import ResourceStore
 
 MAX_REGION_DEPTH = 256
 MAX_ATTRIBUTE_DEPTH = 1000
+_MAX_DENSE_BYTES = 1 << 31
 _RECURSION_LIMIT = 40_000
 """Python frames that `MAX_REGION_DEPTH` and `MAX_ATTRIBUTE_DEPTH` need, with a margin."""
 
@@ -152,6 +161,68 @@ class _Element(Parser._TensorLiteralElement):
             parser.raise_error(f"{self.span.text[:40]} is out of the range of {type}", self.span)
 
 
+# Function declarations: xDSL reads and prints `func.func private @g(i32 {a.b})` without the attributes.
+
+
+def _parse_function(cls: type[FuncOp], parser: Parser) -> FuncOp:
+    """As xDSL's, but a declaration keeps the attributes of its arguments."""
+    visibility = parser.parse_optional_visibility_keyword()
+    name = parser.parse_symbol_name()
+
+    def parse_argument() -> tuple[Parser.Argument | None, Attribute, dict[str, Attribute]]:
+        argument = parser.parse_optional_argument()
+        kind = parser.parse_type() if argument is None else argument.type
+        attributes = parser.parse_optional_dictionary_attr_dict()
+        location = parser.parse_optional_location()
+        if argument is not None:
+            argument.location = location
+        return argument, kind, attributes
+
+    parsed = parser.parse_comma_separated_list(parser.Delimiter.PAREN, parse_argument)
+    named = [argument for argument, _, _ in parsed if argument is not None]
+    if len(named) not in (0, len(parsed)):
+        parser.raise_error("expected all arguments to be named or all to be unnamed")
+    outputs, res_attrs = _parse_func_outputs(parser)
+    reserved = ("sym_name", "function_type", "sym_visibility", "arg_attrs", "res_attrs")
+    extra = parser.parse_optional_attr_dict_with_keyword(reserved)
+    body = parser.parse_optional_region(named if named else None)
+    arg_attrs = None
+    if any(attributes for _, _, attributes in parsed):
+        arg_attrs = ArrayAttr([DictionaryAttr(attributes) for _, _, attributes in parsed])
+    function = cls(
+        name.data,
+        ([kind for _, kind, _ in parsed], outputs),
+        Region() if body is None else body,
+        visibility,
+        arg_attrs=arg_attrs,
+        res_attrs=res_attrs,
+    )
+    if extra is not None:
+        function.attributes |= extra.data
+    return function
+
+
+def _print_function(self: FuncOp, printer: Printer) -> None:
+    """As xDSL's, but a declaration keeps the attributes of its arguments."""
+    if not self.is_declaration or self.arg_attrs is None:
+        _print_function_of_xdsl(self, printer)
+        return
+    if self.sym_visibility is not None:
+        printer.print_string(f" {self.sym_visibility.data}")
+    printer.print_string(" ")
+    printer.print_symbol_name(self.sym_name.data)
+    with printer.in_parens():
+        pairs = zip(self.function_type.inputs, self.arg_attrs, strict=True)
+        printer.print_list(pairs, lambda pair: print_func_output(printer, pair[0], pair[1]))
+    _print_func_outputs(printer, self.function_type.outputs.data, self.res_attrs)
+    printer.print_op_attributes(self.attributes, print_keyword=True)
+
+
+_print_function_of_xdsl = FuncOp.print
+FuncOp.print = _print_function
+FuncOp.parse = classmethod(_parse_function)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 class StepwellParser(Parser):
     """
     xDSL's parser with locations on every op and block argument, limits of nesting, exact NaN and infinity
@@ -208,12 +279,19 @@ class StepwellParser(Parser):
         return op
 
     def _parse_optional_block_arg_list(self, block: Block) -> Block | None:
-        start = self._current_token.span.start
-        parsed = super()._parse_optional_block_arg_list(block)
-        for arg in block.args:
-            if isinstance(arg.location, UnknownLoc):
-                arg.location = self.location_at(start)
-        return parsed
+        if self._current_token.kind != MLIRTokenKind.L_PAREN:
+            return None
+
+        def parse_argument() -> None:
+            name = self._parse_token(MLIRTokenKind.PERCENT_IDENT, "block argument expected").span
+            self.parse_punctuation(":")
+            kind = self.parse_attribute()
+            location = self.parse_optional_location() or self.location_at(name.start)
+            argument = block.insert_arg(kind, len(block.args), location)
+            self._register_ssa_definition(name.text[1:], (argument,), name)
+
+        self.parse_comma_separated_list(self.Delimiter.PAREN, parse_argument)
+        return block
 
     def parse_optional_region(self, arguments: Any = None) -> Region | None:
         self._region_depth += 1
@@ -244,6 +322,26 @@ class StepwellParser(Parser):
         type = super().parse_optional_type()
         self._attribute_depth -= 1
         return type
+
+    def parse_dense_int_or_fp_elements_attr(self, type: Any) -> DenseIntOrFPElementsAttr:
+        """xDSL's makes a list of a splat's elements; this makes its bytes, and refuses to fill the memory."""
+        start = self._current_token.span.start
+        if self.parse_optional_punctuation("<") is not None:
+            scalar = self._parse_optional_bool_int_or_float()
+            if scalar is not None and self.parse_optional_punctuation(">") is not None:
+                if type is None:
+                    self.parse_punctuation(":", " in dense attribute")
+                    type = self._parse_dense_literal_type()
+                value, span = scalar
+                count = prod(type.get_shape())
+                if count * 8 > _MAX_DENSE_BYTES:
+                    self.raise_error(f"a dense attribute of {count} elements; use dense_resource", span)
+                element = _Element(value < 0, value, span).to_type(self, type.element_type)
+                if isinstance(element, int | float):
+                    one = DenseIntOrFPElementsAttr.from_list(TensorType(type.element_type, [1]), [element])
+                    return DenseIntOrFPElementsAttr(type, BytesAttr(one.data.data * count))
+        self._resume_from(start)
+        return super().parse_dense_int_or_fp_elements_attr(type)
 
 
 def parse_module(ctx: Context, text: str, name: str = "<input>", line_offset: int = 0) -> ModuleOp:

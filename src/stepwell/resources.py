@@ -8,7 +8,6 @@ a reshaped constant shares its blob. Sidecars are safetensors files, memory-mapp
 import json
 import mmap
 import os
-from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,6 @@ from xdsl.dialects.builtin import (
     DenseResourceAttr,
     IndexType,
     IntegerType,
-    ModuleOp,
     Signedness,
     StringAttr,
     TensorType,
@@ -64,6 +62,7 @@ _SAFETENSORS = {
     "int64": "I64",
     "float64": "F64",
 }
+_NUMPY_NAMES = {name: numpy_name for numpy_name, name in _SAFETENSORS.items()}
 _ALIGNMENT = 64
 _FILLER = "__fill_"
 _MAX_SPLAT_BYTES = 1 << 26
@@ -123,7 +122,7 @@ class ResourceStore:
     def __init__(self) -> None:
         self._blobs: dict[str, memoryview] = {}
         self._dtypes: dict[str, tuple[str, tuple[int, ...]]] = {}
-        self._sidecars: dict[str, Path] = {}
+        self._absent: list[Path] = []
         self._stored_in: dict[str, Path] = {}
 
     def __contains__(self, key: str) -> bool:
@@ -153,7 +152,7 @@ class ResourceStore:
         found = self._blobs.get(key)
         if found is not None:
             return found
-        files = ", ".join(str(path) for path in self._sidecars.values())
+        files = ", ".join(str(path) for path in [*self._absent, *dict.fromkeys(self._stored_in.values())])
         raise CompileError(
             f"dense_resource<{key}>: its values are in none of the files [{files}];"
             " put the sidecar file beside the .ir file or name it with --resources"
@@ -181,39 +180,46 @@ class ResourceStore:
 
     def attach(self, path: Path) -> None:
         """Make the blobs of the safetensors file at `path` available, mapped and not read."""
-        for key, view in map_safetensors(path).items():
+        for key, (view, dtype, shape) in map_safetensors(path).items():
             self._blobs.setdefault(key, view)
+            self._dtypes.setdefault(key, (dtype, shape))
             self._stored_in.setdefault(key, path)
 
     def attach_listed(self, module: Operation, directory: Path) -> None:
         """Attach the files that `module` lists; one that is missing is noted until its values are read."""
         for name in sidecars_of(module):
             path = directory / name
-            self._sidecars[name] = path
             if path.is_file():
                 self.attach(path)
+            else:
+                self._absent.append(path)
 
-    def save_new(self, keys: Iterable[str], path: Path) -> bool:
-        """Write those blobs among `keys` that are in no sidecar yet to `path`; False if there are none."""
-        new = sorted({key for key in keys if key in self._blobs and key not in self._stored_in})
-        if not new:
-            return False
-        write_safetensors(path, {key: (self._blobs[key], *self._dtypes.get(key, ("", ()))) for key in new})
-        self._stored_in.update(dict.fromkeys(new, path))
-        return True
+    def bind(self, module: Operation, directory: Path, new_file: Path | None) -> int:
+        """
+        List on `module` the files that hold its values, as seen from `directory`. Values that are in no
+        file yet are added to `new_file`; how many there are if there is none.
+        """
+        keys = resource_keys(module)
+        new = sorted(key for key in keys if key in self._blobs and key not in self._stored_in)
+        if new and new_file is not None:
+            entries = map_safetensors(new_file) if new_file.is_file() else {}
+            entries |= {key: (self._blobs[key], *self._dtypes.get(key, ("", ()))) for key in new}
+            write_safetensors(new_file, entries)
+            self._stored_in.update(dict.fromkeys(new, new_file))
+        files = {self._stored_in[key] for key in keys if key in self._stored_in}
+        if any(key not in self._blobs for key in keys):
+            files.update(self._absent)
+        module.attributes.pop(RESOURCES_KEY, None)
+        names = sorted(os.path.relpath(file, directory) for file in files)
+        if names:
+            module.attributes[RESOURCES_KEY] = ArrayAttr([StringAttr(name) for name in names])
+        return len(new) if new_file is None else 0
 
 
 def sidecars_of(module: Operation) -> list[str]:
     """The sidecar files that `module` lists."""
     listed = module.attributes.get(RESOURCES_KEY)
     return [a.data for a in listed if isinstance(a, StringAttr)] if isinstance(listed, ArrayAttr) else []
-
-
-def list_sidecar(module: ModuleOp, name: str) -> None:
-    """Add `name` to the sidecar files of `module`."""
-    names = sidecars_of(module)
-    if name not in names:
-        module.attributes[RESOURCES_KEY] = ArrayAttr([StringAttr(n) for n in [*names, name]])
 
 
 def resource_keys(module: Operation) -> set[str]:
@@ -323,8 +329,11 @@ def write_safetensors(path: Path, blobs: dict[str, tuple[memoryview, str, tuple[
         raise CompileError(f"{path}: the weights cannot be written: {error.strerror}") from error
 
 
-def map_safetensors(path: Path) -> dict[str, memoryview]:
-    """The blobs of a safetensors file by name, mapped; an error names the broken part."""
+def map_safetensors(path: Path) -> dict[str, tuple[memoryview, str, tuple[int, ...]]]:
+    """
+    The blobs of a safetensors file by name, mapped, with numpy dtype (empty if not one of numpy's) and
+    shape; an error names the broken part.
+    """
 
     def broken(why: str) -> CompileError:
         return CompileError(f"{path}: not a safetensors file: {why}; write it again")
@@ -340,17 +349,17 @@ def map_safetensors(path: Path) -> dict[str, memoryview]:
     length = int.from_bytes(mapped[:8], "little")
     if length > size - 8:
         raise broken(f"its header of {length} bytes is longer than the file")
-    try:
-        header = json.loads(bytes(mapped[8 : 8 + length]))
-        entries = {
-            name: (int(entry["data_offsets"][0]), int(entry["data_offsets"][1]))
-            for name, entry in header.items()
-            if name != "__metadata__" and not name.startswith(_FILLER)
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise broken("its header is no valid JSON index") from error
     data = mapped[8 + length :]
-    for name, (start, end) in entries.items():
-        if not 0 <= start <= end <= data.nbytes:
-            raise broken(f"{name} ends at byte {end} of {data.nbytes}")
-    return {name: data[start:end] for name, (start, end) in entries.items()}
+    blobs: dict[str, tuple[memoryview, str, tuple[int, ...]]] = {}
+    try:
+        for name, entry in json.loads(bytes(mapped[8 : 8 + length])).items():
+            if name == "__metadata__" or name.startswith(_FILLER):
+                continue
+            start, end = (int(offset) for offset in entry["data_offsets"])
+            if not 0 <= start <= end <= data.nbytes:
+                raise broken(f"{name} is said to be bytes {start} to {end} of {data.nbytes}")
+            dtype = _NUMPY_NAMES.get(entry["dtype"], "")
+            blobs[name] = (data[start:end], dtype, tuple(int(extent) for extent in entry["shape"]))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise broken("its header is no valid JSON index") from error
+    return blobs
