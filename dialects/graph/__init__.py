@@ -6,7 +6,10 @@ See `docs/dialects/graph.md`; the law of names is in `docs/levels.md`.
 from xdsl.ir import Dialect
 
 from stepwell.dialects.graph import core as _core
+from stepwell.dialects.graph.attention import *  # noqa: F403
 from stepwell.dialects.graph.contraction import *  # noqa: F403
+from stepwell.dialects.graph.control_flow import *  # noqa: F403
+from stepwell.dialects.graph.control_flow import YieldOp
 from stepwell.dialects.graph.core import (
     GraphOp,
     attribute_of,
@@ -16,11 +19,18 @@ from stepwell.dialects.graph.core import (
     symbolic_value,
     value_of,
 )
+from stepwell.dialects.graph.creation import *  # noqa: F403
 from stepwell.dialects.graph.data_movement import *  # noqa: F403
 from stepwell.dialects.graph.elementwise import *  # noqa: F403
+from stepwell.dialects.graph.image import *  # noqa: F403
 from stepwell.dialects.graph.indexing import *  # noqa: F403
+from stepwell.dialects.graph.loss import *  # noqa: F403
 from stepwell.dialects.graph.normalization import *  # noqa: F403
 from stepwell.dialects.graph.pooling import *  # noqa: F403
+from stepwell.dialects.graph.quantization import *  # noqa: F403
+from stepwell.dialects.graph.recurrent import *  # noqa: F403
+from stepwell.dialects.graph.reduction import *  # noqa: F403
+from stepwell.dialects.graph.sequence import *  # noqa: F403
 from stepwell.dialects.graph.shape import Dim, Expr, ShapeAttr, compatible, dims_of, symbol, tensor_type
 from stepwell.dialects.graph.types import (
     ONNX_ELEMENTS,
@@ -37,7 +47,7 @@ from stepwell.dialects.graph.types import (
 ONNX_NAMES: dict[str, type[GraphOp]] = dict(sorted(_core.OPERATORS.items()))
 """ONNX operator (of the default domain) to the class of its op."""
 
-GRAPH = Dialect("graph", [*ONNX_NAMES.values()], [ShapeAttr, StringType, SequenceType, OptionalType])
+GRAPH = Dialect("graph", [*ONNX_NAMES.values(), YieldOp], [ShapeAttr, StringType, SequenceType, OptionalType])
 
 __all__ = [
     "GRAPH",
@@ -51,6 +61,7 @@ __all__ = [
     "SequenceType",
     "ShapeAttr",
     "StringType",
+    "YieldOp",
     "attribute_of",
     "compatible",
     "dense_from_numpy",

@@ -46,7 +46,6 @@ from xdsl.irdl import (
     irdl_op_definition,
     opt_prop_def,
     prop_def,
-    traits_def,
 )
 from xdsl.irdl.operations import PropertyDef, _OperandFieldDef, _ResultFieldDef
 from xdsl.parser import Parser
@@ -128,9 +127,10 @@ def string(default: str | None = None, *, optional: bool = False) -> Any:
     return _defined(BaseAttr(StringAttr), None if default is None else StringAttr(default), optional)
 
 
-def integers(*, optional: bool = True) -> Any:
+def integers(default: Sequence[int] | None = None, *, optional: bool = True) -> Any:
     """An `array<i64: ...>` property."""
-    return _defined(BaseAttr(DenseArrayBase), None, optional)
+    attribute = None if default is None else DenseArrayBase.from_list(i64, list(default))
+    return _defined(BaseAttr(DenseArrayBase), attribute, optional and default is None)
 
 
 def reals(*, optional: bool = True) -> Any:
@@ -138,9 +138,10 @@ def reals(*, optional: bool = True) -> Any:
     return _defined(BaseAttr(DenseArrayBase), None, optional)
 
 
-def strings(*, optional: bool = True) -> Any:
-    """A property that is a list of strings."""
-    return _defined(BaseAttr(ArrayAttr), None, optional)
+def strings(default: Sequence[str] | None = None) -> Any:
+    """A property that is a list of strings; without a default it is optional."""
+    attribute = None if default is None else ArrayAttr([StringAttr(s) for s in default])
+    return _defined(BaseAttr(ArrayAttr), attribute, default is None)
 
 
 def element(default: Attribute | None = None, *, optional: bool = False) -> Any:
@@ -196,7 +197,8 @@ class GraphOp(IRDLOperation):
     """An operator of the `graph` dialect; see the module's docstring."""
 
     irdl_options = (ParsePropInAttrDict(),)
-    traits = traits_def(Pure())
+    PURE: ClassVar[bool] = True
+    """Whether equal ops have equal results, and one without users may go."""
 
     OPERAND_KINDS: ClassVar[tuple[tuple[str, str], ...]] = ()
     """(name, `one` | `optional` | `many`) of each declared operand, in order."""
@@ -250,7 +252,8 @@ class GraphOp(IRDLOperation):
             every = op.output_types()
             kinds = cls.RESULT_KINDS
             if outputs is None:
-                wanted = [i >= len(kinds) or kinds[i][1] != "optional" for i in range(len(every))]
+                optional = [i < len(kinds) and kinds[i][1] == "optional" for i in range(len(every))]
+                wanted = [all(optional) or not o for o in optional]
             elif isinstance(outputs, int):
                 wanted = [i < outputs for i in range(len(every))]
             else:
@@ -518,6 +521,8 @@ def operator(cls: type[_OpT]) -> type[_OpT]:
         cls.irdl_options = (ParsePropInAttrDict(), *options)
     defined = irdl_op_definition(cls)
     defined.OPERAND_KINDS, defined.RESULT_KINDS, defined.ONNX_NAME = operands, results, onnx_name
+    if defined.PURE:
+        defined.get_irdl_definition().traits.add_trait(Pure())
     defined.REGION_COUNT = len(defined.get_irdl_definition().regions)
     OPERATORS[onnx_name] = defined
     return defined

@@ -201,9 +201,9 @@ class MeanVarianceNormalizationOp(GraphOp):
 
     x = operand_def(TENSOR)
     y = result_def(TENSOR)
-    axes = integers()
+    axes = integers([0, 2, 3])
 
     def output_types(self) -> Sequence[Attribute]:
-        for axis in self.get("axes") or (0, 2, 3):
+        for axis in self.get("axes"):
             axis_of(self, axis, len(dims(self.x)))
         return [self.x.type]
