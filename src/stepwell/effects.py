@@ -157,7 +157,8 @@ def is_removable(op: Operation) -> bool:
 
 def _is_empty(op: Operation) -> bool:
     """An op without results that does nothing, such as a loop whose body was removed."""
-    return not op.results and _rule(type(op)) is _Rule.REGIONS and effect_of(op) is Effect.PURE
+    loops = bool(op.regions) and not op.results and not op.has_trait(IsTerminator)
+    return loops and _rule(type(op)) is _Rule.REGIONS and effect_of(op) is Effect.PURE
 
 
 def is_unused(op: Operation) -> bool:
