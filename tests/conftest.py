@@ -10,6 +10,29 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "src
 from lit_runner import run_test  # noqa: E402
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--models", nargs="?", const="all", help="run the whole models, or those named (a,b); slow"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "models: whole models against ONNX Runtime; run with --models")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    chosen = config.getoption("--models")
+    names = set((chosen or "").split(","))
+    for item in items:
+        if item.get_closest_marker("models") is None:
+            continue
+        callspec = getattr(item, "callspec", None)
+        if chosen is None:
+            item.add_marker(pytest.mark.skip(reason="whole models run with --models"))
+        elif chosen != "all" and callspec is not None and callspec.params.get("name") not in names:
+            item.add_marker(pytest.mark.skip(reason="not among --models"))
+
+
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> "LitFile | None":
     lit_root = Path(__file__).parent / "lit"
     if file_path.suffix == ".ir" and lit_root in file_path.parents and "inputs" not in file_path.parts:
