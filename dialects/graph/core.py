@@ -34,6 +34,7 @@ from xdsl.dialects.builtin import (
     i64,
 )
 from xdsl.ir import Attribute, Block, BlockArgument, Operation, OpResult, Region, SSAValue
+from xdsl.ir.core import SSAValues
 from xdsl.irdl import (
     AnyAttr,
     AttrSizedOperandSegments,
@@ -278,7 +279,7 @@ class GraphOp(IRDLOperation):
         if _needs_segments(self.RESULT_KINDS):
             self.properties["resultSegmentSizes"] = _segments(sizes)
         present = [t for t in types if t is not None]
-        self.results = tuple(OpResult(t, self, i) for i, t in enumerate(present))
+        self.results = SSAValues(OpResult(t, self, i) for i, t in enumerate(present))
 
     def output_types(self) -> Sequence[Attribute | None]:
         """

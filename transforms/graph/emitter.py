@@ -93,8 +93,7 @@ def static_shape(value: SSAValue) -> list[int] | None:
     """The extents of a tensor if all are numbers."""
     if not isinstance(value.type, TensorType):
         return None
-    shape = list(value.type.get_shape())
-    return None if -1 in shape else shape
+    return list(value.type.get_shape()) if value.type.has_static_shape() else None
 
 
 def same_extents(a: SSAValue, b: SSAValue) -> bool:

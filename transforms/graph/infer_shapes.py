@@ -89,7 +89,7 @@ def merge(inferred: Attribute, known: Attribute) -> Attribute:
 
 
 def _named(type: Attribute, op: Operation) -> Attribute:
-    if not isinstance(type, TensorType) or -1 not in type.get_shape():
+    if not isinstance(type, TensorType) or type.has_static_shape():
         return type
     dims = [fresh_symbol(op) if isinstance(d, Expr) and not d.is_known else d for d in dims_of(type)]
     return tensor_type(dims, type.element_type)

@@ -19,14 +19,14 @@ from stepwell.transforms.graph.infer_shapes import set_type, update_function_typ
 @dataclass(frozen=True)
 class SpecialiseDimsPass(ModulePass):
     """
-    Give numbers to named extents of the whole module: `specialise-dims{dims="batch=4","height=224"}`.
+    Give numbers to named extents of the whole module: `specialise-dims{dims="batch:4","height:224"}`.
     Requires: verified IR. Ensures: none of the given symbols is in any type; a symbol that no argument has is an
     error. Run `infer-shapes` afterwards to refine what follows from the numbers.
     """
 
     name = "specialise-dims"
     dims: tuple[str, ...] = ()
-    """Extents to fix, each `name=number`."""
+    """Extents to fix, each `name:number`."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         values = self._values(op)
@@ -47,9 +47,9 @@ class SpecialiseDimsPass(ModulePass):
     def _values(self, op: ModuleOp) -> dict[str, int]:
         values: dict[str, int] = {}
         for entry in self.dims:
-            name, _, number = entry.partition("=")
+            name, _, number = entry.rpartition(":")
             if not (number.isascii() and number.isdigit()):
-                raise compile_error(op, f"{entry!r} gives no extent", "write name=number, such as batch=4")
+                raise compile_error(op, f"{entry!r} gives no extent", "write name:number, such as batch:4")
             values[name] = int(number)
         return values
 
@@ -57,7 +57,7 @@ class SpecialiseDimsPass(ModulePass):
 def _symbols(type: Attribute) -> set[str]:
     if isinstance(type, SequenceType | OptionalType):
         return _symbols(type.element)
-    if not isinstance(type, TensorType) or -1 not in type.get_shape():
+    if not isinstance(type, TensorType) or type.has_static_shape():
         return set()
     return {name for dim in dims_of(type) for name in symbols_of(dim)}
 
@@ -72,7 +72,7 @@ def _substitute_in(function: FuncOp, values: dict[str, int]) -> None:
         if isinstance(type, SequenceType | OptionalType):
             assert isinstance(type, ParametrizedAttribute)
             result = type.__class__(new_type(type.element))
-        elif isinstance(type, TensorType) and -1 in type.get_shape():
+        elif isinstance(type, TensorType) and not type.has_static_shape():
             result = tensor_type([substitute(d, values) for d in dims_of(type)], type.element_type)
         changed[type] = result
         return result
