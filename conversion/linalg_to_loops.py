@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects import arith, linalg, scf, tensor
+from xdsl.dialects import arith, scf, tensor
 from xdsl.dialects.builtin import DYNAMIC_INDEX, IndexType, IntegerAttr, ModuleOp, TensorType
 from xdsl.dialects.func import FuncOp
+from xdsl.dialects.linalg import ops as linalg
 from xdsl.ir import Block, BlockArgument, Operation, Region, SSAValue
 from xdsl.ir.affine import (
     AffineBinaryOpExpr,
@@ -67,12 +68,15 @@ class _Nest:
         self.loop_of_dim: dict[int, tuple[int, SSAValue]] = {}
         self._indices: dict[AffineExpr, tuple[int, SSAValue]] = {}
 
-    def emit(self, depth: int, op: Operation) -> SSAValue:
-        op.location = self.op.location
+    def add(self, depth: int, op: Operation) -> None:
         if depth == 0:
             self.blocks[0].insert_op_before(op, self.op)
         else:
             self.blocks[depth].add_op(op)
+
+    def emit(self, depth: int, op: Operation) -> SSAValue:
+        op.location = self.op.location
+        self.add(depth, op)
         return op.results[0]
 
     def open(self, dim: int, carried: Sequence[SSAValue]) -> Sequence[BlockArgument]:
@@ -90,11 +94,7 @@ class _Nest:
         block.add_op(scf.YieldOp(*yielded))
         loop = scf.ForOp(self.constant(0), extent, self.constant(1), initial, Region(block))
         loop.location = self.op.location
-        depth = len(self.blocks) - 1
-        if depth == 0:
-            self.blocks[0].insert_op_before(loop, self.op)
-        else:
-            self.blocks[depth].add_op(loop)
+        self.add(len(self.blocks) - 1, loop)
         return list(loop.results)
 
     def index(self, expr: AffineExpr) -> tuple[int, SSAValue]:
@@ -191,7 +191,7 @@ def _inline_body(op: _Structured, nest: _Nest, arguments: Sequence[SSAValue]) ->
             mapping[inner.result] = nest.loop_of_dim[inner.dim.value.data][1]
             continue
         copy = inner.clone(mapping)
-        nest.blocks[-1].add_op(copy)
+        nest.add(len(nest.blocks) - 1, copy)
         for nested in list(copy.walk()):
             if isinstance(nested, linalg.IndexOp):
                 nested.result.replace_all_uses_with(nest.loop_of_dim[nested.dim.value.data][1])

@@ -68,7 +68,7 @@ def previous(value: SSAValue, kernels: Mapping[str, int]) -> SSAValue | None:
         if isinstance(owner, scf.WhileOp) and value.block is owner.after_region.block:
             condition = owner.before_region.block.last_op
             assert isinstance(condition, scf.ConditionOp)
-            return condition.arguments[value.index]
+            return condition.operands[1 + value.index]
         return None
     assert isinstance(value, OpResult)
     op = value.op
@@ -360,7 +360,7 @@ class Aliases:
                 self.carried.add(arg)
                 self.whole[arg] = arg
         self._block(before)
-        for value, arg, result in zip(condition.arguments, after.args, op.res, strict=True):
+        for value, arg, result in zip(condition.operands[1:], after.args, op.res, strict=True):
             if not is_tensor(value):
                 continue
             origin = self.whole[value]

@@ -24,6 +24,7 @@ from stepwell.conversion.bufferize.aliases import Aliases, Slice, is_tensor, pre
 from stepwell.conversion.bufferize.place_results import constant_of
 from stepwell.conversion.linalg_to_loops import IndexConstants
 from stepwell.diagnostics import unsupported
+from stepwell.dialects.arith import SelectOp
 from stepwell.dialects import memref
 from stepwell.dialects.memref import ALIGNMENT, strides_of
 from stepwell.dialects.scf import ForallOp, InParallelOp
@@ -81,7 +82,7 @@ class FunctionRewriter:
         self.output_buffers: dict[int, SSAValue] = {}
         self._handlers: dict[type[Operation], Callable[[Operation], None]] = {
             arith.ConstantOp: self._constant,
-            arith.SelectOp: self._select,
+            SelectOp: self._select,
             tensor.CastOp: self._cast_op,
             tensor.CollapseShapeOp: self._collapse,
             tensor.DimOp: self._dim,
@@ -301,13 +302,13 @@ class FunctionRewriter:
             op.operands[0] = self.mem[op.source]
 
     def _select(self, op: Operation) -> None:
-        assert isinstance(op, arith.SelectOp)
+        assert isinstance(op, SelectOp)
         if not is_tensor(op.result):
             return
         type = memref_of(op.result.type)
         sizes = [
             self._value(
-                arith.SelectOp(
+                SelectOp(
                     op.cond,
                     self._index(self._extent(op.lhs, axis, op)),
                     self._index(self._extent(op.rhs, axis, op)),
@@ -610,7 +611,7 @@ class FunctionRewriter:
             assert isinstance(last, scf.ConditionOp)
             kept: list[SSAValue] = []
             given: set[int] = set()
-            for value, arg in zip(list(last.arguments), old_after, strict=True):
+            for value, arg in zip(list(last.operands[1:]), old_after, strict=True):
                 if not is_tensor(arg):
                     kept.append(value)
                 elif arg in self.aliases.carried:
