@@ -24,8 +24,8 @@ from stepwell.conversion.bufferize.aliases import Aliases, Slice, is_tensor, pre
 from stepwell.conversion.bufferize.place_results import constant_of
 from stepwell.conversion.linalg_to_loops import IndexConstants
 from stepwell.diagnostics import unsupported
-from stepwell.dialects.arith import SelectOp
 from stepwell.dialects import memref
+from stepwell.dialects.arith import SelectOp
 from stepwell.dialects.memref import ALIGNMENT, strides_of
 from stepwell.dialects.scf import ForallOp, InParallelOp
 from stepwell.dialects.tensor import ParallelInsertSliceOp
@@ -643,9 +643,8 @@ class FunctionRewriter:
             for arg in reversed(arguments):
                 if is_tensor(arg):
                     block.erase_arg(arg)
-        new = scf.WhileOp(
-            initial, types, op.detach_region(op.before_region), op.detach_region(op.after_region)
-        )
+        regions = [op.detach_region(region) for region in list(op.regions)]
+        new = scf.WhileOp(initial, types, *regions)
         new.attributes.update(op.attributes)
         self._emit(new, op)
         self._hand_results(op.res, old_after, new.res)
