@@ -27,7 +27,7 @@ from xdsl.ir import Attribute, Block, BlockArgument, Operation, OpResult, Region
 from xdsl.ir.affine import AffineBinaryOpKind, AffineConstantExpr, AffineDimExpr, AffineExpr, AffineMap
 from xdsl.passes import ModulePass
 
-from stepwell.dialects.arith import SelectOp
+from stepwell.dialects.arith import ARITH, IndexCastOp, SelectOp
 from stepwell.dialects.schedule import TileAttr
 from stepwell.dialects.stepwell import target_of
 from stepwell.dialects.vector import MultiReductionOp, ShapeCastOp, StepOp, TransposeOp
@@ -154,6 +154,8 @@ class _Value:
     along: int = -1
 
 
+_VECTOR_FORMS = {op.name: op for op in ARITH.operations}
+"""The classes that take vectors, for ops that were made with xDSL's scalar ones."""
 _KINDS: dict[type[Operation], CombiningKindFlag] = {
     arith.AddfOp: CombiningKindFlag.ADD,
     arith.AddiOp: CombiningKindFlag.ADD,
@@ -485,7 +487,7 @@ class _Emitter:
         if isinstance(op, arith.SelectOp):
             self.known[op.result] = _Value(build.add(SelectOp(*vectors)).result, "vector")
             return
-        copy = type(op).create(
+        copy = _VECTOR_FORMS.get(op.name, type(op)).create(
             operands=vectors,
             result_types=[VectorType(r.type, self.shape) for r in op.results],
             properties=dict(op.properties),
@@ -542,7 +544,7 @@ class _Emitter:
             element = value.value.type
             step = build.add(StepOp(lanes)).result
             if element != IndexType():
-                step = build.add(arith.IndexCastOp(step, VectorType(element, [lanes]))).result
+                step = build.add(IndexCastOp(step, VectorType(element, [lanes]))).result
             start = build.add(vector.BroadcastOp(value.value, VectorType(element, [lanes]))).vector
             run = build.add(arith.AddiOp(start, step)).result
             return self._aligned(run, [value.along], shape)

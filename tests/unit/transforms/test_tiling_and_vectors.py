@@ -1,0 +1,479 @@
+"""Tiling and vectorising keep the meaning of a kernel, bit for bit on small integers, over shapes with tails."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from xdsl.dialects.linalg.ops import GenericOp
+from xdsl.dialects.vector import TransferReadOp
+
+from stepwell.compat import new_context, parse_module
+from stepwell.dialects.scf import ForallOp
+from stepwell.interpreter import interpret
+from stepwell.pipelines import resolve_pipeline, run_pipeline
+from stepwell.registry import DIALECTS
+from stepwell.verification import verify_module
+
+PASSES = ("assign-schedules", "tile-and-fuse", "vectorise")
+DTYPES = {
+    "f32": np.float32,
+    "i32": np.int32,
+    "i64": np.int64,
+    "i8": np.int8,
+    "f64": np.float64,
+    "i1": np.bool_,
+}
+ADD = "%v = arith.addf %a, %o : f32"
+MULTIPLY_ADD = "%t = arith.mulf %a, %b : f32\n%v = arith.addf %o, %t : f32"
+
+
+@dataclass
+class Kernel:
+    """Text of one kernel, built op by op; extents may be "?" (with the run-time extent in `shapes`)."""
+
+    dynamic: bool = False
+    arguments: list[tuple[str, tuple[int, ...], str]] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    count: int = 0
+
+    def type(self, shape, element="f32") -> str:
+        dims = ["?" if self.dynamic else str(e) for e in shape]
+        return f"tensor<{'x'.join([*dims, element])}>"
+
+    def argument(self, shape, element="f32") -> tuple[str, tuple[int, ...], str]:
+        self.arguments.append((f"%a{len(self.arguments)}", tuple(shape), element))
+        return self.arguments[-1]
+
+    def fill(self, out, value="0.0") -> tuple[str, tuple[int, ...], str]:
+        name, shape, element = out
+        self.count += 1
+        type = self.type(shape, element)
+        self.lines.append(f"%c{self.count} = arith.constant {value} : {element}")
+        self.lines.append(
+            f"%f{self.count} = linalg.fill ins(%c{self.count} : {element}) outs({name} : {type}) -> {type}"
+        )
+        return f"%f{self.count}", shape, element
+
+    def empty(self, shape, like, element="f32") -> tuple[str, tuple[int, ...], str]:
+        """A temporary; its dynamic extents are those of the argument `like` (axis by axis)."""
+        self.count += 1
+        sizes = []
+        if self.dynamic:
+            for axis in like[1]:
+                self.lines.append(f"%i{self.count}_{axis} = arith.constant {axis} : index")
+                source = self.type(like[0][1], like[0][2])
+                self.lines.append(
+                    f"%d{self.count}_{axis} = tensor.dim {like[0][0]}, %i{self.count}_{axis} : {source}"
+                )
+                sizes.append(f"%d{self.count}_{axis}")
+        self.lines.append(f"%e{self.count} = tensor.empty({', '.join(sizes)}) : {self.type(shape, element)}")
+        return f"%e{self.count}", tuple(shape), element
+
+    def generic(self, dims, maps, inputs, out, body, reductions=""):
+        """`dims` such as "mnk"; `maps` one per operand; the body reads %a, %b, ... and %o, and yields %v."""
+        self.count += 1
+        names = ", ".join(dims)
+        texts = ", ".join(f"affine_map<({names}) -> ({m})>" for m in maps)
+        kinds = ", ".join('"reduction"' if d in reductions else '"parallel"' for d in dims)
+        letters = "abcdefg"[: len(inputs)]
+        arguments = ", ".join(
+            f"%{letter}: {element}"
+            for letter, (_, _, element) in zip([*letters, "o"], [*inputs, out], strict=True)
+        )
+        ins = ", ".join(i[0] for i in inputs) + " : " + ", ".join(self.type(i[1], i[2]) for i in inputs)
+        type = self.type(out[1], out[2])
+        self.lines.append(
+            f"%r{self.count} = linalg.generic {{indexing_maps = [{texts}], iterator_types = [{kinds}]}}"
+            f" {f'ins({ins})' if inputs else ''} outs({out[0]} : {type}) {{\n^bb0({arguments}):\n{body}\n"
+            f"linalg.yield %v : {out[2]}\n}} -> {type}"
+        )
+        return f"%r{self.count}", out[1], out[2]
+
+    def text(self, *results) -> str:
+        arguments = ", ".join(f"{n}: {self.type(s, e)}" for n, s, e in self.arguments)
+        types = ", ".join(self.type(r[1], r[2]) for r in results)
+        return (
+            f"func.func @main({arguments}) -> ({types}) attributes {{stepwell.kernel}} {{\n"
+            + "\n".join(self.lines)
+            + f"\nfunc.return {', '.join(r[0] for r in results)} : {types}\n}}"
+        )
+
+
+def check(kernel: Kernel, *results, target="x86-64-v4", left=0, foralls=1):
+    """The kernel means the same after each pass; `left` linalg ops may remain."""
+    rng = np.random.default_rng(len(kernel.lines))
+    inputs = [rng.integers(-3, 4, s).astype(DTYPES[e]) for _, s, e in kernel.arguments]
+    ctx = new_context(DIALECTS)
+    module = parse_module(ctx, kernel.text(*results))
+    verify_module(module)
+    expected = interpret(module, [x.copy() for x in inputs], ctx)
+    run_pipeline(ctx, module, resolve_pipeline(f"set-target{{target={target}}}"))
+    for name in PASSES:
+        run_pipeline(ctx, module, resolve_pipeline(name))
+        verify_module(module)
+        got = interpret(module, [x.copy() for x in inputs], ctx)
+        for a, b in zip(expected, got, strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=f"{name}\n{module}")
+    ops = list(module.walk())
+    assert sum(isinstance(op, GenericOp) for op in ops) == left, module
+    assert foralls is None or sum(isinstance(op, ForallOp) for op in ops) == foralls, module
+    return module
+
+
+def matmul(m, n, k, layout="kn", epilogue=False, dynamic=False):
+    kernel = Kernel(dynamic)
+    a = kernel.argument((k, m) if layout == "km" else (m, k))
+    a_map = "k, m" if layout == "km" else "m, k"
+    if layout == "nk":
+        b, b_map = kernel.argument((n, k)), "n, k"
+    elif layout == "packed":
+        b, b_map = kernel.argument((-(-n // 64), k, 64)), "n floordiv 64, k, n mod 64"
+    else:
+        b, b_map = kernel.argument((k, n)), "k, n"
+    bias = kernel.argument((n,)) if epilogue else None
+    out = kernel.argument((m, n))
+    start = kernel.fill(kernel.empty((m, n), (out, (0, 1))) if epilogue else out)
+    h = kernel.generic("mnk", [a_map, b_map, "m, n"], [a, b], start, MULTIPLY_ADD, "k")
+    if epilogue:
+        body = "%s = arith.addf %a, %b : f32\n%z = arith.constant 0.0 : f32\n%v = arith.maximumf %s, %z : f32"
+        h = kernel.generic("mn", ["m, n", "n", "m, n"], [h, bias], out, body)
+    return kernel, h
+
+
+SIZES = [
+    (1, 1, 1),
+    (1, 64, 7),
+    (6, 64, 3),
+    (7, 65, 5),
+    (32, 10, 9),
+    (49, 128, 4),
+    (13, 100, 6),
+    (5, 33, 0),
+    (2, 3, 70),
+]
+
+
+@pytest.mark.parametrize("layout", ["kn", "km", "nk", "packed"])
+@pytest.mark.parametrize("size", SIZES)
+def test_matmul(size, layout):
+    for target in ("x86-64-v4", "x86-64-v3"):
+        kernel, h = matmul(*size, layout, epilogue=size[0] % 2 == 1)
+        check(kernel, h, target=target, foralls=None)
+
+
+@pytest.mark.parametrize("layout", ["kn", "km", "nk"])
+@pytest.mark.parametrize("size", [*SIZES, (0, 5, 3), (12, 0, 3)])
+def test_matmul_of_unknown_extents(size, layout):
+    kernel, h = matmul(*size, layout, epilogue=size[1] % 2 == 0, dynamic=True)
+    check(kernel, h, foralls=1)
+
+
+@pytest.mark.parametrize("size", [(2, 5, 17, 6), (3, 12, 64, 2), (1, 1, 40, 5)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_batched_matmul(size, transposed):
+    b, m, n, k = size
+    kernel = Kernel()
+    x, y = kernel.argument((b, m, k)), kernel.argument((b, n, k) if transposed else (b, k, n))
+    out = kernel.argument((b, m, n))
+    maps = ["b, m, k", "b, n, k" if transposed else "b, k, n", "b, m, n"]
+    check(kernel, kernel.generic("bmnk", maps, [x, y], kernel.fill(out), MULTIPLY_ADD, "k"), foralls=None)
+
+
+@pytest.mark.parametrize("size", [(1, 70), (5, 16), (64, 40), (9, 3)])
+@pytest.mark.parametrize("order", ["m, k", "k, m"])
+def test_matrix_times_vector(size, order):
+    m, k = size
+    kernel = Kernel()
+    x, y = kernel.argument((m, k) if order == "m, k" else (k, m)), kernel.argument((k,))
+    out = kernel.argument((m,))
+    check(
+        kernel,
+        kernel.generic("mk", [order, "k", "m"], [x, y], kernel.fill(out), MULTIPLY_ADD, "k"),
+        foralls=None,
+    )
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("size", [(1, 7, 7, 5, 64), (2, 4, 9, 3, 20), (1, 5, 14, 4, 130), (1, 1, 1, 8, 33)])
+def test_convolution(size, stride, dilation):
+    n, oh, ow, ic, oc = size
+    height, width = (oh - 1) * stride + 2 * dilation + 1, (ow - 1) * stride + dilation + 1
+    kernel = Kernel()
+    x = kernel.argument((n, height, width, ic))
+    w = kernel.argument((-(-oc // 64), 3, 2, ic, 64))
+    b, out = kernel.argument((oc,)), kernel.argument((n, oh, ow, oc))
+    maps = [
+        f"n, h * {stride} + p * {dilation}, w * {stride} + q * {dilation}, i",
+        "o floordiv 64, p, q, i, o mod 64",
+        "n, h, w, o",
+    ]
+    start = kernel.fill(kernel.empty((n, oh, ow, oc), None))
+    h = kernel.generic("nhwopqi", maps, [x, w], start, MULTIPLY_ADD, "pqi")
+    same = "n, h, w, o"
+    y = kernel.generic("nhwo", [same, "o", same], [h, b], out, "%v = arith.addf %a, %b : f32")
+    check(kernel, y, foralls=None)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(1, 7, 7, 32), (2, 3, 11, 20), (1, 2, 2, 144)])
+@pytest.mark.parametrize("kind", ["depthwise", "max", "sum", "grouped"])
+def test_windows(size, stride, kind):
+    n, oh, ow, c = size
+    kernel = Kernel()
+    height, width = (oh - 1) * stride + 3, (ow - 1) * stride + 2
+    window = f"n, h * {stride} + p, w * {stride} + q, c"
+    if kind == "grouped":
+        x, w = kernel.argument((n, height, width, 2, 3)), kernel.argument((2, 3, 2, 3, c))
+        out = kernel.argument((n, oh, ow, 2, c))
+        maps = [window.replace(", c", ", g, i"), "g, p, q, i, c", "n, h, w, g, c"]
+        y = kernel.generic("nhwgcpqi", maps, [x, w], kernel.fill(out), MULTIPLY_ADD, "pqi")
+        check(kernel, y, foralls=None)
+        return
+    x = kernel.argument((n, height, width, c))
+    w = kernel.argument((3, 2, c))
+    out = kernel.argument((n, oh, ow, c))
+    if kind == "depthwise":
+        y = kernel.generic(
+            "nhwcpq", [window, "p, q, c", "n, h, w, c"], [x, w], kernel.fill(out), MULTIPLY_ADD, "pq"
+        )
+    else:
+        shape = kernel.empty((3, 2), None)
+        body = ADD if kind == "sum" else "%v = arith.maximumf %a, %o : f32"
+        start = kernel.fill(out, "0.0" if kind == "sum" else "0xff800000")
+        y = kernel.generic("nhwcpq", [window, "p, q", "n, h, w, c"], [x, shape], start, body, "pq")
+    check(kernel, y, foralls=None)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (64, 64), (1, 1000), (100, 130), (7, 1), (300, 3)])
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("second", ["m, n", "n", "m", "n, m", ""])
+def test_elementwise(shape, dynamic, second):
+    extents = {"m": shape[0], "n": shape[1]}
+    kernel = Kernel(dynamic)
+    x = kernel.argument(shape)
+    y = kernel.argument([extents[d] for d in second.split(", ") if d])
+    out = kernel.argument(shape)
+    body = "%s = arith.mulf %a, %b : f32\n%v = arith.addf %s, %a : f32"
+    check(kernel, kernel.generic("mn", ["m, n", second, "m, n"], [x, y], out, body), foralls=None)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (3, 0), (1, 1), (9, 200)])
+def test_elementwise_of_empty_and_single_extents(shape):
+    kernel = Kernel(dynamic=True)
+    x, out = kernel.argument(shape), kernel.argument(shape)
+    body = "%v = arith.addf %a, %a : f32"
+    check(kernel, kernel.generic("mn", ["m, n", "m, n"], [x], out, body))
+
+
+@pytest.mark.parametrize("element", ["i8", "i32", "i64", "f64"])
+def test_element_types(element):
+    kernel = Kernel()
+    x, out = kernel.argument((5, 77), element), kernel.argument((5, 77), element)
+    kind = "f" if element[0] == "f" else "i"
+    body = f"%s = arith.mul{kind} %a, %a : {element}\n%v = arith.add{kind} %s, %a : {element}"
+    check(kernel, kernel.generic("mn", ["m, n", "m, n"], [x], out, body), foralls=None)
+
+
+def test_comparison_and_choice():
+    kernel = Kernel()
+    x, y = kernel.argument((6, 100)), kernel.argument((6,))
+    out = kernel.argument((6, 100))
+    body = "%s = arith.cmpf ogt, %a, %b : f32\n%v = arith.select %s, %a, %b : f32"
+    check(kernel, kernel.generic("mn", ["m, n", "m", "m, n"], [x, y], out, body), foralls=None)
+
+
+def test_narrow_integers_are_multiplied_wide():
+    kernel = Kernel()
+    x, y, out = (
+        kernel.argument((7, 20), "i8"),
+        kernel.argument((20, 70), "i8"),
+        kernel.argument((7, 70), "i32"),
+    )
+    body = (
+        "%p = arith.extsi %a : i8 to i32\n%q = arith.extsi %b : i8 to i32\n"
+        "%t = arith.muli %p, %q : i32\n%v = arith.addi %o, %t : i32"
+    )
+    check(kernel, kernel.generic("mnk", ["m, k", "k, n", "m, n"], [x, y], kernel.fill(out, "0"), body, "k"))
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (3, 64), (20, 100), (1, 130), (300, 2)])
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("kind", ["add", "max"])
+def test_reduction(shape, dynamic, axis, kind):
+    kernel = Kernel(dynamic)
+    kept = "nm"[axis]
+    x, out = kernel.argument(shape), kernel.argument((shape[1 - axis],))
+    body = ADD if kind == "add" else "%v = arith.maximumf %a, %o : f32"
+    start = kernel.fill(out, "0.0" if kind == "add" else "0xff800000")
+    dims = kept + "mn"[axis]
+    check(kernel, kernel.generic(dims, ["m, n", kept], [x], start, body, "mn"[axis]), foralls=None)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (1, 64), (20, 100)])
+def test_reduction_to_one_number(shape):
+    kernel = Kernel()
+    x, out = kernel.argument(shape), kernel.argument(())
+    check(kernel, kernel.generic("mn", ["m, n", ""], [x], kernel.fill(out), ADD, "mn"), foralls=0)
+
+
+def test_accumulation_into_contents():
+    kernel, _ = Kernel(), None
+    x, y, out = kernel.argument((7, 5)), kernel.argument((5, 64)), kernel.argument((7, 64))
+    check(kernel, kernel.generic("mnk", ["m, k", "k, n", "m, n"], [x, y], out, MULTIPLY_ADD, "k"))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5), (1, 4, 64), (3, 2, 100), (2, 70, 1)])
+@pytest.mark.parametrize("axis", [1, 2])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_row_kernel(shape, axis, dynamic):
+    """Two reductions and what depends on them, along the rows or across them."""
+    kernel = Kernel(dynamic)
+    x, out = kernel.argument(shape), kernel.argument(shape)
+    dims = "abc"
+    kept = [d for i, d in enumerate(dims) if i != axis]
+    extents = [e for i, e in enumerate(shape) if i != axis]
+    axes = tuple(i for i in range(3) if i != axis)
+    all_dims, rows, inner = ", ".join(dims), ", ".join(kept), dims[axis]
+    order = [*kept, inner]
+    largest = kernel.generic(
+        order, [all_dims, rows], [x], kernel.fill(kernel.empty(extents, (x, axes)), "0xff800000"),
+        "%v = arith.maximumf %a, %o : f32", inner,
+    )  # fmt: skip
+    shifted = kernel.generic(
+        dims, [all_dims, rows, all_dims], [x, largest], kernel.empty(shape, (x, (0, 1, 2))),
+        "%s = arith.subf %a, %b : f32\n%v = arith.mulf %s, %s : f32",
+    )  # fmt: skip
+    total = kernel.generic(
+        order, [all_dims, rows], [shifted], kernel.fill(kernel.empty(extents, (x, axes))), ADD, inner
+    )
+    y = kernel.generic(
+        dims, [all_dims, rows, all_dims], [shifted, total], out, "%v = arith.subf %a, %b : f32"
+    )
+    check(kernel, y, foralls=None)
+
+
+def test_two_results():
+    """A statistic that leaves the kernel beside the result that reads it."""
+    kernel = Kernel()
+    x, mean, out = kernel.argument((9, 100)), kernel.argument((9,)), kernel.argument((9, 100))
+    total = kernel.generic("mn", ["m, n", "m"], [x], kernel.fill(mean), ADD, "n")
+    y = kernel.generic("mn", ["m, n", "m", "m, n"], [x, total], out, "%v = arith.subf %a, %b : f32")
+    check(kernel, total, y)
+
+
+def test_unrelated_results_of_equal_rows():
+    kernel = Kernel()
+    x, first, second = kernel.argument((9, 100)), kernel.argument((9,)), kernel.argument((9,))
+    a = kernel.generic("mn", ["m, n", "m"], [x], kernel.fill(first), ADD, "n")
+    body = "%v = arith.maximumf %a, %o : f32"
+    b = kernel.generic("mn", ["m, n", "m"], [x], kernel.fill(second, "0xff800000"), body, "n")
+    check(kernel, a, b, foralls=None)
+
+
+def test_rows_by_computed_index():
+    """An embedding: the row is computed, the columns run along vectors."""
+    kernel = Kernel()
+    table, ids, out = kernel.argument((4, 100)), kernel.argument((3,), "i64"), kernel.argument((3, 100))
+    body = (
+        "%n = linalg.index 1 : index\n%c = arith.constant 3 : i64\n%m = arith.andi %a, %c : i64\n"
+        f"%i = arith.index_cast %m : i64 to index\n%v = tensor.extract {table[0]}[%i, %n] : tensor<4x100xf32>"
+    )
+    module = check(kernel, kernel.generic("mn", ["m", "m, n"], [ids], out, body), foralls=None)
+    assert any(isinstance(op, TransferReadOp) for op in module.walk())
+
+
+def test_elements_by_computed_index_stay_scalar():
+    kernel = Kernel()
+    table, ids, out = kernel.argument((4,)), kernel.argument((3, 100), "i64"), kernel.argument((3, 100))
+    body = (
+        "%c = arith.constant 3 : i64\n%m = arith.andi %a, %c : i64\n"
+        f"%i = arith.index_cast %m : i64 to index\n%v = tensor.extract {table[0]}[%i] : tensor<4xf32>"
+    )
+    check(kernel, kernel.generic("mn", ["m, n", "m, n"], [ids], out, body), left=1, foralls=None)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (40, 200)])
+def test_index_values(shape):
+    kernel = Kernel()
+    out = kernel.argument(shape, "i64")
+    body = (
+        "%m = linalg.index 0 : index\n%n = linalg.index 1 : index\n%s = arith.muli %m, %n : index\n"
+        "%t = arith.addi %s, %n : index\n%v = arith.index_cast %t : index to i64"
+    )
+    check(kernel, kernel.generic("mn", ["m, n"], [], out, body), foralls=None)
+
+
+@pytest.mark.parametrize("size", [(2, 5, 7, 20), (1, 3, 3, 3)])
+def test_padding_as_a_choice(size):
+    """A pad of the inner dims: a clamped read and a choice, the channels along vectors."""
+    n, h, w, c = size
+    kernel = Kernel()
+    x, out = kernel.argument(size), kernel.argument((n, h + 2, w + 2, c))
+    body = f"""
+      %n = linalg.index 0 : index
+      %h = linalg.index 1 : index
+      %w = linalg.index 2 : index
+      %c = linalg.index 3 : index
+      %one = arith.constant 1 : index
+      %zero = arith.constant 0 : index
+      %hh = arith.subi %h, %one : index
+      %ww = arith.subi %w, %one : index
+      %hm = arith.constant {h} : index
+      %wm = arith.constant {w} : index
+      %hl = arith.constant {h - 1} : index
+      %wl = arith.constant {w - 1} : index
+      %ok1 = arith.cmpi ult, %hh, %hm : index
+      %ok2 = arith.cmpi ult, %ww, %wm : index
+      %ok = arith.andi %ok1, %ok2 : i1
+      %h0 = arith.maxsi %hh, %zero : index
+      %w0 = arith.maxsi %ww, %zero : index
+      %h1 = arith.minsi %h0, %hl : index
+      %w1 = arith.minsi %w0, %wl : index
+      %e = tensor.extract {x[0]}[%n, %h1, %w1, %c] : {kernel.type(size)}
+      %pad = arith.constant 7.0 : f32
+      %v = arith.select %ok, %e, %pad : f32"""
+    check(kernel, kernel.generic("nhwc", ["n, h, w, c"], [], out, body), foralls=None)
+
+
+def test_fill_alone():
+    kernel = Kernel()
+    out = kernel.argument((70, 130))
+    check(kernel, kernel.fill(out, "2.0"))
+
+
+def test_reversed_axis():
+    kernel = Kernel()
+    x, out = kernel.argument((9, 100)), kernel.argument((9, 100))
+    body = "%v = arith.addf %a, %a : f32"
+    check(kernel, kernel.generic("mn", ["8 - m, n", "m, n"], [x], out, body), foralls=None)
+
+
+def test_arg_max_keeps_its_scalar_form():
+    kernel = Kernel()
+    x, best, where = kernel.argument((4, 30)), kernel.argument((4,)), kernel.argument((4,), "i64")
+    a, b = kernel.fill(best, "0xff800000"), kernel.fill(where, "0")
+    kernel.lines.append(f"""
+  %r:2 = linalg.generic {{indexing_maps = [affine_map<(m, n) -> (m, n)>, affine_map<(m, n) -> (m)>,
+      affine_map<(m, n) -> (m)>], iterator_types = ["parallel", "reduction"]}} ins({x[0]} : tensor<4x30xf32>)
+      outs({a[0]}, {b[0]} : tensor<4xf32>, tensor<4xi64>) {{
+  ^bb0(%v: f32, %o: f32, %p: i64):
+    %i = linalg.index 1 : index
+    %j = arith.index_cast %i : index to i64
+    %g = arith.cmpf ogt, %v, %o : f32
+    %s = arith.select %g, %v, %o : f32
+    %t = arith.select %g, %j, %p : i64
+    linalg.yield %s, %t : f32, i64
+  }} -> (tensor<4xf32>, tensor<4xi64>)""")
+    check(kernel, ("%r#0", (4,), "f32"), ("%r#1", (4,), "i64"), left=1, foralls=None)
+
+
+def test_strict_arithmetic_has_no_fused_multiply_add():
+    kernel, h = matmul(6, 64, 3)
+    ctx = new_context(DIALECTS)
+    module = parse_module(ctx, kernel.text(h))
+    text = "set-target{target=x86-64-v4 fp=strict},assign-schedules,tile-and-fuse,vectorise"
+    run_pipeline(ctx, module, resolve_pipeline(text))
+    names = [op.name for op in module.walk()]
+    assert "vector.fma" not in names and "arith.mulf" in names
