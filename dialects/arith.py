@@ -249,7 +249,7 @@ class _ElementwiseComparison(IRDLOperation):
             properties={"predicate": IntegerAttr(number, 64), **properties},
         )
 
-    def verify_(self) -> None:
+    def _verify(self) -> None:
         want = _like(self.operands[0].type, i1)
         if self.results[0].type != want:
             raise VerifyException(f"the result {self.results[0].type} must be {want}")
@@ -267,6 +267,9 @@ class CmpiOp(arith.CmpiOp, _ElementwiseComparison):
 
     def __init__(self, operand1: Operation | SSAValue, operand2: Operation | SSAValue, arg: int | str):
         self._compare((operand1, operand2), arg, arith.CMPI_COMPARISON_OPERATIONS)
+
+    def verify_(self) -> None:
+        self._verify()
 
 
 @irdl_op_definition
@@ -288,6 +291,9 @@ class CmpfOp(arith.CmpfOp, _ElementwiseComparison):
         fastmath: arith.FastMathFlagsAttr = _NO_FLAGS,
     ):
         self._compare((operand1, operand2), arg, arith.CMPF_COMPARISON_OPERATIONS, fastmath=fastmath)
+
+    def verify_(self) -> None:
+        self._verify()
 
 
 _EXTENDED = (

@@ -45,6 +45,25 @@ func.func @vectors(%a: vector<4x16xf32>, %f: vector<4xf32>, %s: f32, %c: i1, %m:
 """
 
 
+_CASTS = """
+func.func @f(%a: vector<4xf32>, %i: vector<4xi8>, %n: index, %x: vector<4xindex>, %t: tensor<4xf32>)
+    -> (vector<4xi1>, i1, tensor<4xi1>) {
+  %0 = arith.cmpf ogt, %a, %a : vector<4xf32>
+  %1 = arith.cmpi eq, %n, %n : index
+  %2 = arith.cmpf une, %t, %t : tensor<4xf32>
+  %3 = arith.extsi %i : vector<4xi8> to vector<4xi32>
+  %4 = arith.extui %i : vector<4xi8> to vector<4xi32>
+  %5 = arith.trunci %3 : vector<4xi32> to vector<4xi16>
+  %6 = arith.index_cast %x : vector<4xindex> to vector<4xi64>
+  %7 = arith.sitofp %3 : vector<4xi32> to vector<4xf32>
+  %8 = arith.uitofp %3 : vector<4xi32> to vector<4xf32>
+  %9 = arith.fptosi %a : vector<4xf32> to vector<4xi32>
+  %10 = arith.fptoui %a : vector<4xf32> to vector<4xi32>
+  func.return %0, %1, %2 : vector<4xi1>, i1, tensor<4xi1>
+}
+"""
+
+
 def _parse(text: str):
     context = Context()
     for dialect in (Builtin, Func, ARITH, SCF, TENSOR, VECTOR, SCHEDULE):
@@ -58,8 +77,9 @@ def _print(module, generic: bool = False) -> str:
     return out.getvalue()
 
 
-def test_text_and_generic_form_read_back_alike():
-    module = _parse(_TEXT)
+@pytest.mark.parametrize("source", [_TEXT, _CASTS])
+def test_text_and_generic_form_read_back_alike(source: str):
+    module = _parse(source)
     module.verify()
     text = _print(module)
     assert _print(_parse(text)) == text
@@ -67,12 +87,13 @@ def test_text_and_generic_form_read_back_alike():
 
 
 @pytest.mark.skipif(shutil.which("mlir-opt-22") is None, reason="mlir-opt-22 is not installed")
+@pytest.mark.parametrize("source", [_TEXT, _CASTS])
 @pytest.mark.parametrize("generic", [False, True])
-def test_upstream_reads_the_same_program(generic: bool):
+def test_upstream_reads_the_same_program(source: str, generic: bool):
     def upstream(text: str) -> str:
         return subprocess.run(["mlir-opt-22"], input=text, capture_output=True, text=True, check=True).stdout
 
-    assert upstream(_print(_parse(_TEXT), generic)) == upstream(_TEXT)
+    assert upstream(_print(_parse(source), generic)) == upstream(source)
 
 
 @pytest.mark.parametrize(
@@ -81,10 +102,15 @@ def test_upstream_reads_the_same_program(generic: bool):
         ("%0 = vector.multi_reduction <add>, %a, %f [0] : vector<4x16xf32> to vector<4xf32>", "must be [16]"),
         ("%0 = vector.transpose %a, [1, 1] : vector<4x16xf32> to vector<16x16xf32>", "must permute"),
         ("%0 = vector.shape_cast %a : vector<4x16xf32> to vector<63xf32>", "differ in size"),
+        ("%0 = arith.sitofp %g : vector<4xi8> to vector<8xf32>", "the same shape"),
+        ("%0 = arith.extsi %g : vector<4xi8> to vector<4xi8>", "width"),
+        ("%0 = arith.index_cast %g : vector<4xi8> to vector<4xi32>", "must be of index"),
     ],
 )
 def test_wrong_shapes_are_named(line: str, message: str):
-    module = _parse(f"func.func @f(%a: vector<4x16xf32>, %f: vector<4xf32>) {{ {line}\n func.return }}")
+    module = _parse(
+        f"func.func @f(%a: vector<4x16xf32>, %f: vector<4xf32>, %g: vector<4xi8>) {{ {line}\n func.return }}"
+    )
     with pytest.raises(VerifyException) as error:
         module.verify()
     assert message in str(error.value)
