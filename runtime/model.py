@@ -40,7 +40,7 @@ def numpy_dtype(name: str) -> np.dtype:
         return np.dtype(name)
     except TypeError:
         try:
-            import ml_dtypes
+            import ml_dtypes  # pyright: ignore[reportMissingImports]
 
             return np.dtype(getattr(ml_dtypes, name))
         except (ImportError, AttributeError):
@@ -76,7 +76,8 @@ class _Frame:
             pointers[2],
             ctypes.c_size_t(len(outputs)),
         )
-        self.words, self.shapes = memoryview(self.array), []
+        self.words = memoryview(self.array)  # pyright: ignore[reportArgumentType]
+        self.shapes: list[int] = []
         at = len(slots) * VALUE_WORDS
         for index, slot in enumerate(slots):
             word = index * VALUE_WORDS
@@ -101,7 +102,7 @@ class _Slot:
         self.at_data = index * VALUE_WORDS + DATA
         self.info = info
         self.dtype = numpy_dtype(info.dtype)
-        self.shape = info.shape
+        self.shape: tuple[Any, ...] = info.shape
         self.open_axes = [axis for axis, extent in enumerate(info.shape) if isinstance(extent, str)]
         self.evaluate = shape_function(info.shape, known)
 
@@ -163,7 +164,7 @@ class Model:
         self.threads = signature["threads"] if threads is None else threads
         if not isinstance(self.threads, int) or not 1 <= self.threads <= 256:
             raise RunError(f"{library.path}: threads is {self.threads!r}; expected 1 to 256")
-        known = {extent for info in self.inputs for extent in info.shape if is_symbol(extent)}
+        known = {str(extent) for info in self.inputs for extent in info.shape if is_symbol(extent)}
         self._inputs = [_Slot(index, info, known) for index, info in enumerate(self.inputs)]
         self._outputs = [
             _Slot(index, info, known) for index, info in enumerate(self.outputs, len(self.inputs))
@@ -243,7 +244,8 @@ class Model:
 
     def _run_in(self, frame: _Frame, values: Any) -> list[np.ndarray]:
         # Written for few bytecodes: a call of a small model costs about 4 us, most of it here.
-        words, symbols = frame.words, {}
+        words = frame.words
+        symbols: dict[str, int] = {}
         keep = []  # arrays made here must outlive the call
         for slot, value in zip(self._inputs, values, strict=True):
             if value.__class__ is not _ndarray:
@@ -267,12 +269,15 @@ class Model:
                 results.append(None)
                 continue
             shape = slot.shape
-            if slot.open_axes:
-                shape = slot.evaluate(symbols)
-                start = frame.shapes[slot.index]
-                for axis in slot.open_axes:
-                    words[start + axis] = shape[axis]
-            result = _empty(shape, slot.dtype)
+            try:
+                if slot.open_axes:
+                    shape = slot.evaluate(symbols)
+                    start = frame.shapes[slot.index]
+                    for axis in slot.open_axes:
+                        words[start + axis] = shape[axis]
+                result = _empty(shape, slot.dtype)
+            except (ArithmeticError, MemoryError, ValueError) as error:
+                raise _no_output(slot, symbols, error) from None
             results.append(result)
             words[slot.at_data] = _address(result)
         if self._library.run(*frame.arguments):
@@ -303,7 +308,7 @@ _from_buffer, _address_of = ctypes.c_char.from_buffer, ctypes.addressof
 def _address(array: np.ndarray) -> int:
     """Where the array's data lies: 0.3 us by the buffer protocol, against 0.9 us by `__array_interface__`."""
     try:
-        return _address_of(_from_buffer(array))
+        return _address_of(_from_buffer(array))  # pyright: ignore[reportArgumentType]
     except (TypeError, ValueError):  # read-only, empty, or an element type without a buffer format
         return array.__array_interface__["data"][0]
 
@@ -340,6 +345,15 @@ def _wrong_dtype(slot: _Slot, value: np.ndarray) -> RunError:
     return RunError(
         f"input '{slot.info.name}': dtype {value.dtype.str if value.dtype.byteorder == '>' else value.dtype},"
         f" expected {slot.dtype}; convert it with .astype('{slot.dtype}')"
+    )
+
+
+def _no_output(slot: _Slot, symbols: Mapping[str, int], error: Exception) -> RunError:
+    sizes = ", ".join(f"{name} = {extent}" for name, extent in symbols.items())
+    return RunError(
+        f"output '{slot.info.name}': no array of shape [{', '.join(map(str, slot.shape))}] for"
+        f" {sizes or 'it'}:"
+        f" {error}; pass inputs of other extents"
     )
 
 

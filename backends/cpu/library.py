@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -123,7 +123,7 @@ def _write_blob(weights: Sequence[Weight], file: BinaryIO, hashed: bool) -> str:
     return digest.hexdigest() if hashed else ""
 
 
-def _pieces(array: np.ndarray, piece_bytes: int = 64 << 20) -> Sequence[memoryview]:
+def _pieces(array: np.ndarray, piece_bytes: int = 64 << 20) -> Iterator[memoryview]:
     """The array's bytes in row-major order; only a piece is ever copied."""
     if array.nbytes == 0:
         return
@@ -132,9 +132,9 @@ def _pieces(array: np.ndarray, piece_bytes: int = 64 << 20) -> Sequence[memoryvi
     if array.flags.c_contiguous:
         flat = array.reshape(-1).view(np.uint8)
         for at in range(0, flat.size, piece_bytes):
-            yield memoryview(flat[at : at + piece_bytes])
+            yield flat[at : at + piece_bytes].data
     elif array.nbytes <= piece_bytes or array.ndim == 0:
-        yield memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
     else:
         for row in array:
             yield from _pieces(row, piece_bytes)
