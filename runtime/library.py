@@ -2,12 +2,14 @@
 
 import _ctypes
 import ctypes
+import itertools
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepwell.backends.cpu.manifest import digest_of, read_manifest
+from stepwell.backends.cpu.manifest import digest_of, open_verified
 from stepwell.errors import RunError
 
 VALUE_WORDS = 7
@@ -38,6 +40,9 @@ class Library:
     path: Path
     manifest: dict[str, Any]
     handle: ctypes.CDLL
+    file: int
+    """A descriptor of the library's file, so that it can be saved after its path is gone."""
+    weights_file: int | None
 
     def __post_init__(self) -> None:
         api = self.handle
@@ -66,20 +71,56 @@ class Library:
 
     def close(self) -> None:
         _ctypes.dlclose(self.handle._handle)
+        _close_all(self.file, self.weights_file)
+
+    def save(self, out: Path) -> None:
+        """Write the library, and its weights' file if it has one, to `out`."""
+        from stepwell.backends.cpu.library import install
+
+        if self.weights_file is not None:
+            install(Path(f"/proc/self/fd/{self.weights_file}"), out.with_suffix(".weights"))
+        install(Path(f"/proc/self/fd/{self.file}"), out)
+
+
+_loads = itertools.count(1)
+
+
+def _alias_of(descriptor: int) -> str:
+    """
+    A path to an open file that no other load has used: the loader takes a library that is already open
+    under the same name for the one asked for, even if the file was replaced since. The number of the load
+    is spelled in empty path components.
+    """
+    bits = f"{next(_loads):b}"
+    return "/proc/self/fd/" + bits.replace("0", "/").replace("1", "./") + str(descriptor)
+
+
+def _close_all(*descriptors: int | None) -> None:
+    for descriptor in descriptors:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def open_library(path: str | os.PathLike[str], check_hash: bool = True) -> Library:
     """Verify the manifest, the weights beside the library and the CPU, and only then open the library."""
     path = Path(path).absolute()
-    manifest = read_manifest(path, check_hash)
-    _check_cpu(path, manifest.get("features", []))
-    if "weights" in manifest:
-        _check_weights(path.with_suffix(".weights"), manifest["weights"], check_hash)
+    file, manifest = open_verified(path, check_hash)
+    weights_file = None
     try:
-        handle = ctypes.CDLL(str(path), mode=os.RTLD_NOW | os.RTLD_LOCAL)
-    except OSError as error:
-        raise RunError(f"{path}: the system cannot load it: {error}; compile it for this machine") from None
-    return Library(path, manifest, handle)
+        _check_cpu(path, manifest.get("features", []))
+        if "weights" in manifest:
+            weights_file = _open_weights(path.with_suffix(".weights"), manifest["weights"], check_hash)
+        try:
+            handle = ctypes.CDLL(_alias_of(file), mode=os.RTLD_NOW | os.RTLD_LOCAL)
+        except OSError as error:
+            reason = re.sub(r"/proc/self/fd/[./]*\d+: ", "", str(error))
+            raise RunError(
+                f"{path}: the system cannot load it: {reason}; compile it for this machine"
+            ) from None
+        return Library(path, manifest, handle, file, weights_file)
+    except BaseException:
+        _close_all(file, weights_file)
+        raise
 
 
 def _check_cpu(path: Path, features: list[str]) -> None:
@@ -95,12 +136,17 @@ def _check_cpu(path: Path, features: list[str]) -> None:
         )
 
 
-def _check_weights(path: Path, entry: dict[str, Any], check_hash: bool) -> None:
+def _open_weights(path: Path, entry: dict[str, Any], check_hash: bool) -> int:
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size - 64
-            whole = size == entry["bytes"] and (not check_hash or digest_of(file, size) == entry["sha256"])
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror}; keep it beside the library") from None
-    if not whole:
-        raise RunError(f"{path}: these are not the weights of the library beside it; compile again")
+        raise RunError(f"{path}: cannot be opened: {error.strerror}; keep it beside the library") from None
+    try:
+        with open(descriptor, "rb", closefd=False) as file:
+            size = os.fstat(descriptor).st_size - 64
+            if size == entry["bytes"] and (not check_hash or digest_of(file, size) == entry["sha256"]):
+                return descriptor
+    except OSError:
+        pass
+    os.close(descriptor)
+    raise RunError(f"{path}: these are not the weights of the library beside it; compile again")

@@ -212,16 +212,11 @@ class Model:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the library, and its weights' file if it has one, to `path`; whole or not at all."""
-        from stepwell.backends.cpu.library import install
-
-        out = Path(path).absolute()
         try:
-            if "weights" in self._library.manifest:
-                install(self.path.with_suffix(".weights"), out.with_suffix(".weights"))
-            install(self.path, out)
+            self._library.save(Path(path).absolute())
         except OSError as error:
             raise RunError(
-                f"{error.filename or out}: cannot be written: {error.strerror}; choose another place"
+                f"{error.filename or path}: cannot be written: {error.strerror}; choose another place"
             ) from None
 
     @property

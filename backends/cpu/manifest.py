@@ -42,8 +42,11 @@ def append_manifest(path: Path, entries: dict[str, Any]) -> None:
         file.write(text + hashlib.sha256(text).digest() + len(text).to_bytes(8, "little") + _MAGIC)
 
 
-def read_manifest(path: Path, check_hash: bool = True) -> dict[str, Any]:
-    """The manifest of a library whose form, owner, version and hash are right; else a `RunError`."""
+def open_verified(path: Path, check_hash: bool = True) -> tuple[int, dict[str, Any]]:
+    """
+    An open descriptor of a library whose form, owner, version and hash are right, and its manifest; else a
+    `RunError`. What was verified is what the descriptor refers to, whatever happens to the path.
+    """
     try:
         # Not blocking: a FIFO under the name of a library must not hang us.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -54,22 +57,32 @@ def read_manifest(path: Path, check_hash: bool = True) -> dict[str, Any]:
     try:
         status = os.fstat(descriptor)
         _check_trust(path, status)
+        with open(descriptor, "rb", closefd=False) as file:
+            manifest = _verified(path, file, status.st_size, check_hash)
     except BaseException:
         os.close(descriptor)
         raise
-    with open(descriptor, "rb") as file:
-        manifest = _parse_tail(path, file, status.st_size)
-        if manifest.get("abi_version") != ABI_VERSION:
-            raise RunError(
-                f"{path}: built for version {manifest.get('abi_version')} of the interface,"
-                f" expected {ABI_VERSION}; compile it again"
-            )
-        if check_hash:
-            file.seek(0)
-            if digest_of(file, manifest["elf_bytes"]) != manifest["elf_sha256"]:
-                raise RunError(
-                    f"{path}: its bytes are not those that were written (damaged?); compile it again"
-                )
+    return descriptor, manifest
+
+
+def read_manifest(path: Path, check_hash: bool = True) -> dict[str, Any]:
+    """The manifest of a library that `open_verified` accepts."""
+    descriptor, manifest = open_verified(path, check_hash)
+    os.close(descriptor)
+    return manifest
+
+
+def _verified(path: Path, file: BinaryIO, size: int, check_hash: bool) -> dict[str, Any]:
+    manifest = _parse_tail(path, file, size)
+    if manifest.get("abi_version") != ABI_VERSION:
+        raise RunError(
+            f"{path}: built for version {manifest.get('abi_version')} of the interface,"
+            f" expected {ABI_VERSION}; compile it again"
+        )
+    if check_hash:
+        file.seek(0)
+        if digest_of(file, manifest["elf_bytes"]) != manifest["elf_sha256"]:
+            raise RunError(f"{path}: its bytes are not those that were written (damaged?); compile it again")
     return manifest
 
 

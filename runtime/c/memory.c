@@ -98,8 +98,11 @@ static int map_weights_file(void) {
   Dl_info info;
   char path[4096];
   if (!dladdr(m, &info) || !info.dli_fname) return fail(NULL, "cannot find the library's own file");
-  int length = snprintf(path, sizeof path, "%s", info.dli_fname);
+  /* Opened by way of a descriptor, the library's name is a link to where it lies. */
+  ssize_t length = strncmp(info.dli_fname, "/proc/self/fd/", 14) ? -1 : readlink(info.dli_fname, path, sizeof path - 1);
+  if (length < 0) length = snprintf(path, sizeof path, "%s", info.dli_fname);
   if (length <= 0 || (size_t)length + 10 > sizeof path) return fail(NULL, "the library's path is too long");
+  path[length] = 0;
   char *dot = strrchr(path, '.'), *slash = strrchr(path, '/');
   if (!dot || (slash && dot < slash)) dot = path + length;
   memcpy(dot, ".weights", 9);

@@ -213,6 +213,30 @@ def test_runs_leak_nothing(affine):
     assert _resident_bytes() - before < 1 << 20
 
 
+def test_a_replaced_file_is_another_model(build, tmp_path):
+    """The loader knows libraries by name: the new file under an old name must not give the old code."""
+    path = tmp_path / "m.so"
+    load(build("affine")).save(path)
+    first = load(path)
+    load(build("rows")).save(path)
+    second = load(path)
+    assert np.array_equal(second(np.ones((2, 1000), np.float32)), [1000, 1001])
+    assert np.array_equal(first(GOOD), GOOD + BIAS)
+    for _ in range(20):  # descriptors and addresses are used again
+        load(build("affine")).save(path)
+        load(path)(GOOD)
+        load(build("rows")).save(path)
+        load(path)(np.ones((1, 1000), np.float32))
+
+
+def test_save_after_the_file_is_gone(build, tmp_path):
+    load(build("affine")).save(tmp_path / "m.so")
+    model = load(tmp_path / "m.so")
+    (tmp_path / "m.so").unlink()
+    model.save(tmp_path / "n.so")
+    assert np.array_equal(load(tmp_path / "n.so")(GOOD), GOOD + BIAS)
+
+
 def test_save_and_load(affine, tmp_path):
     affine.save(tmp_path / "saved.so")
     assert np.array_equal(load(tmp_path / "saved.so")(GOOD), GOOD + BIAS)
