@@ -17,7 +17,7 @@ from stepwell.registry import DIALECTS, PASSES
 CLANG = which("clang-22") or which("clang")
 needs_clang = pytest.mark.skipif(CLANG is None, reason="no clang on PATH")
 
-KERNEL_PASSES = ("unroll-vectors", "kernels-to-llvm")
+KERNEL_PASSES = ("unroll-vectors", "expand-math", "kernels-to-llvm")
 
 
 def parse(text: str) -> tuple[object, ModuleOp]:
