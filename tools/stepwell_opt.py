@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
 
+from stepwell.tools.console import Console, Exit
+
 if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
     from xdsl.passes import ModulePass
@@ -25,13 +27,6 @@ exit status: 0 done; 1 the input or a flag is wrong; 2 the input is not supporte
 _SPLIT = "// -----"
 
 
-class _Exit(Exception):
-    """argparse wants to stop with this status."""
-
-    def __init__(self, status: int):
-        self.status = status
-
-
 def main(
     argv: Sequence[str] | None = None,
     stdin: IO[str] | None = None,
@@ -39,39 +34,19 @@ def main(
     stderr: IO[str] | None = None,
 ) -> int:
     """Run the tool; the return value is the exit status."""
-    stdin, stdout, stderr = stdin or sys.stdin, stdout or sys.stdout, stderr or sys.stderr
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    console = Console("stepwell-opt", stdin, stdout, stderr)
     try:
-        options = _parse_arguments(arguments, stdout, stderr)
-    except _Exit as exit:
+        return _Run(_parse_arguments(argv, console), console).run()
+    except Exit as exit:
         return exit.status
-    run = _Run(options, stdin, stdout, stderr)
-    try:
-        return run.run()
     except BrokenPipeError:
         return 1
     except KeyboardInterrupt:
         return 130
 
 
-def _parse_arguments(argv: list[str], stdout: IO[str], stderr: IO[str]) -> argparse.Namespace:
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str):
-            stderr.write(f"stepwell-opt: error: {message}; see stepwell-opt --help\n")
-            raise _Exit(1)
-
-        def exit(self, status: int = 0, message: str | None = None):
-            if message:
-                stderr.write(message)
-            raise _Exit(status)
-
-    parser = Parser(
-        prog="stepwell-opt",
-        description="Read IR, apply passes, print IR.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=False,
-    )
+def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.Namespace:
+    parser = console.parser("Read IR, apply passes, print IR.", _EXAMPLES)
     add = parser.add_argument
     add("input", nargs="?", default="-", help="the .ir file; - is standard input (default)")
     add("-h", "--help", nargs="?", const="", metavar="PASS", help="this text, or that of a pass")
@@ -95,20 +70,21 @@ def _parse_arguments(argv: list[str], stdout: IO[str], stderr: IO[str]) -> argpa
     add("--print-debuginfo", "--mlir-print-debuginfo", action="store_true", help="print locations")
     add("--timing", action="store_true", help="print the time of every pass")
     add("--debug", action="store_true", help="show tracebacks")
-    options = parser.parse_args(argv)
+    options = parser.parse(argv)  # pyright: ignore[reportAttributeAccessIssue]
     if options.help is not None and not options.help:
-        stdout.write(parser.format_help())
-        raise _Exit(0)
+        console.stdout.write(parser.format_help())
+        raise Exit(0)
     return options
 
 
 class _Run:
     """One run of the tool."""
 
-    def __init__(self, options: argparse.Namespace, stdin: IO[str], stdout: IO[str], stderr: IO[str]):
-        self.options, self.stdin, self.stdout, self.stderr = options, stdin, stdout, stderr
+    def __init__(self, options: argparse.Namespace, console: Console):
+        self.options, self.console = options, console
+        self.stdout, self.stderr = console.stdout, console.stderr
+        console.debug = options.debug
         self.passes: dict[str, str | type[ModulePass]] = {}
-        self.sources: dict[str, str] = {}
         self.times: list[tuple[str, float]] = []
 
     def run(self) -> int:
@@ -125,71 +101,37 @@ class _Run:
             if self.options.print_pipeline:
                 self.stdout.write(f"{print_pipeline(stages)}\n")
                 return 0
-            name, text = self._read()
+            name, text = self.console.read(self.options.input)
         except Exception as error:
             return self._report(error)
-        chunks = [(0, text)]
+        chunks = [text]
         if self.options.split_input_file:
             chunks, line = [], 0
             for chunk in text.split(_SPLIT):
-                chunks.append((line, chunk))
+                chunks.append("\n" * line + chunk)  # so that lines are counted as in the file
                 line += chunk.count("\n")
         outputs: list[str] = []
         status = 0
-        for line_offset, chunk in chunks:
-            status = max(status, self._process(name, chunk, line_offset, stages, outputs))
+        for chunk in chunks:
+            status = max(status, self._process(name, chunk, stages, outputs))
         if status == 0 and not self.options.verify_diagnostics:
             try:
-                self._write(f"{_SPLIT}\n".join(outputs))
+                self.console.write(self.options.output, f"{_SPLIT}\n".join(outputs))
             except Exception as error:
                 return self._report(error)
         if self.options.timing:
             self._print_times()
         return status
 
-    def _read(self) -> tuple[str, str]:
-        from stepwell.errors import Error
-
-        path = self.options.input
-        if path == "-":
-            return "<stdin>", self.stdin.read()
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-        except OSError as error:
-            raise Error(f"{path}: cannot be read: {error.strerror}; give the path of an .ir file") from error
-        try:
-            return path, data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            line = data.count(b"\n", 0, error.start) + 1
-            raise Error(
-                f"{path}:{line}: byte {data[error.start]:#04x} is not UTF-8; save it as UTF-8"
-            ) from error
-
-    def _write(self, text: str) -> None:
-        from stepwell.errors import Error
-
-        if self.options.output is None:
-            self.stdout.write(text)
-            return
-        try:
-            with open(self.options.output, "w", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise Error(f"{self.options.output}: cannot be written: {error.strerror}") from error
-
-    def _process(
-        self, name: str, text: str, line_offset: int, stages: "list[Stage]", outputs: list[str]
-    ) -> int:
+    def _process(self, name: str, text: str, stages: "list[Stage]", outputs: list[str]) -> int:
         from stepwell.compat import new_context, print_module
         from stepwell.registry import DIALECTS
 
         ctx = new_context(DIALECTS, self.options.allow_unregistered_dialect)
-        self.sources[name] = "\n" * line_offset + text
         errors: list[BaseException] = []
         module: ModuleOp | None = None
         try:
-            module = self._parse(ctx, name, text, line_offset)
+            module = self._parse(ctx, name, text)
             self._transform(ctx, module, stages)
             self._bind_resources(ctx, module)
             outputs.append(
@@ -202,16 +144,16 @@ class _Run:
         except Exception as error:
             errors.append(error)
         if self.options.verify_diagnostics:
-            return self._compare_diagnostics(name, text, line_offset, errors)
+            return self._compare_diagnostics(name, text, errors)
         return self._report(errors[0], text) if errors else 0
 
-    def _parse(self, ctx: "StepwellContext", name: str, text: str, line_offset: int) -> "ModuleOp":
+    def _parse(self, ctx: "StepwellContext", name: str, text: str) -> "ModuleOp":
         from pathlib import Path
 
         from stepwell.compat import parse_module
         from stepwell.verification import verify_module
 
-        module = parse_module(ctx, text, name, line_offset)
+        module = parse_module(ctx, text, name)
         ctx.resources.attach_listed(module, Path(name).parent)
         if self.options.resources and os.path.exists(self.options.resources):
             ctx.resources.attach(Path(self.options.resources))
@@ -264,14 +206,7 @@ class _Run:
     # What is wrong
 
     def _report(self, error: BaseException, text: str | None = None) -> int:
-        from stepwell.diagnostics import diagnose, exit_code_of
-
-        code = exit_code_of(error)
-        if self.options.debug:
-            import traceback
-
-            traceback.print_exception(error, file=self.stderr)
-        self.stderr.write(f"{diagnose(error).render(self.sources)}\n")
+        code = self.console.report(error)
         if code == 3 and text is not None:
             self.stderr.write(f"note: a fault of stepwell; reproducer: {self._reproducer(text)}\n")
         return code
@@ -284,16 +219,14 @@ class _Run:
             file.write(f"// RUN: stepwell-opt %s -p '{self.options.pipeline}'\n{text}")
         return path
 
-    def _compare_diagnostics(
-        self, name: str, text: str, line_offset: int, errors: list[BaseException]
-    ) -> int:
+    def _compare_diagnostics(self, name: str, text: str, errors: list[BaseException]) -> int:
         """0 if the errors are those that `// expected-error@+1 {{text}}` comments announce."""
         import re
 
         from stepwell.diagnostics import diagnose
 
         expected: list[tuple[int, str]] = []
-        for number, line in enumerate(text.split("\n"), line_offset + 1):
+        for number, line in enumerate(text.split("\n"), 1):
             for match in re.finditer(r"expected-error\s*(?:@([+-]\d+|above|below))?\s*\{\{(.*?)\}\}", line):
                 offset = {"above": "-1", "below": "+1", None: "0"}.get(match[1], match[1])
                 expected.append((number + int(offset or 0), match[2]))
@@ -333,6 +266,7 @@ class _Run:
             if spec is None or spec.loader is None or not os.path.isfile(path):
                 raise Error(f"{path}: not a Python file; --load-pass takes a path that ends in .py")
             module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module  # dataclasses and inspect look a class's module up there
             try:
                 spec.loader.exec_module(module)
             except Exception as error:

@@ -8,6 +8,7 @@ import importlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from io import StringIO
 from math import prod
 from sys import getrecursionlimit, setrecursionlimit
@@ -231,11 +232,10 @@ class StepwellParser(Parser):
 
     _TensorLiteralElement = _Element
 
-    def __init__(self, ctx: Context, input: str, name: str = "<input>", line_offset: int = 0):
+    def __init__(self, ctx: Context, input: str, name: str = "<input>"):
         super().__init__(ctx, input, name)
         self._file = StringAttr(name)
         self._line_starts = [0]
-        self._line_offset = line_offset
         start = input.find("\n")
         while start >= 0:
             self._line_starts.append(start + 1)
@@ -247,7 +247,7 @@ class StepwellParser(Parser):
     def location_at(self, position: int) -> FileLineColLoc:
         line = bisect_right(self._line_starts, position)
         column = position - self._line_starts[line - 1] + 1
-        return FileLineColLoc(self._file, IntAttr(line + self._line_offset), IntAttr(column))
+        return FileLineColLoc(self._file, IntAttr(line), IntAttr(column))
 
     def parse_module(self, allow_implicit_module: bool = True) -> ModuleOp:
         with deep_recursion():
@@ -269,6 +269,14 @@ class StepwellParser(Parser):
         results = super()._parse_op_result_list()
         self._op_starts.append(self._current_token.span.start)
         return results
+
+    def _get_op_by_name(self, name: str) -> type[Operation]:
+        found = self.ctx.get_optional_op(name, dialect_stack=self._parser_state.dialect_stack)
+        if found is None:
+            near = get_close_matches(name, [op.name for op in self.ctx.loaded_ops], n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            self.raise_error(f"operation '{name}' is not registered{hint}", self._op_starts[-1])
+        return found
 
     def parse_operation(self) -> Operation:
         depth = len(self._op_starts)
@@ -344,9 +352,9 @@ class StepwellParser(Parser):
         return super().parse_dense_int_or_fp_elements_attr(type)
 
 
-def parse_module(ctx: Context, text: str, name: str = "<input>", line_offset: int = 0) -> ModuleOp:
+def parse_module(ctx: Context, text: str, name: str = "<input>") -> ModuleOp:
     """The module written in `text`; a ParseError says where and why it cannot be read."""
-    return StepwellParser(ctx, text, name, line_offset).parse_module()
+    return StepwellParser(ctx, text, name).parse_module()
 
 
 def print_module(module: Operation, *, generic: bool = False, debuginfo: bool = False) -> str:

@@ -335,7 +335,11 @@ def run_pipeline(
 def option_docs(cls: type[ModulePass]) -> list[tuple[str, str, str, str]]:
     """Name, type, default and documentation of each option: the string that follows a field."""
     documents: dict[str, str] = {}
-    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    try:
+        source = textwrap.dedent(inspect.getsource(cls))
+    except OSError:  # a class that was not read from a file
+        source = "class _: pass"
+    body = ast.parse(source).body[0]
     assert isinstance(body, ast.ClassDef)
     for statement, following in pairwise(body.body):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):

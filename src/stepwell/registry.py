@@ -67,6 +67,13 @@ PASSES = {
 """Pass name to its class."""
 
 FRONTENDS = {
+    "ll": "stepwell.backends.llvm_ir:read_llvm_ir",
     "onnx": "stepwell.frontends.onnx:import_onnx",
 }
 """Format name to the function `(source, ctx, dims) -> ModuleOp` that reads it."""
+
+BACKENDS = {
+    "dot": "stepwell.backends.dot:print_dot",
+    "ll": "stepwell.backends.llvm_ir:print_llvm_ir",
+}
+"""Format name to the function `(module, stream) -> None` that writes it as text."""

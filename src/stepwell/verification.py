@@ -58,8 +58,9 @@ class _Verifier:
         except VerifyException as error:
             raise InvalidIR(op, str(error)) from error
         except Exception as error:
-            # xDSL's verifiers assume more of the attributes' types than they check.
-            raise InvalidIR(op, f"breaks its verifier: {type(error).__name__}: {error}") from error
+            # xDSL's verifiers assume more of the attributes' types than they check, or raise bare Exceptions.
+            what = "" if type(error) is Exception else f"breaks its verifier: {type(error).__name__}: "
+            raise InvalidIR(op, f"{what}{error}") from error
         for region in op.regions:
             isolated = op.has_trait(IsolatedFromAbove, value_if_unregistered=False)
             self.region(op, region, set() if isolated else defined)

@@ -1,0 +1,218 @@
+"""The command line of stepwell-opt: flags, exit status, and that no input gives a traceback."""
+
+import random
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from stepwell.tools.stepwell_opt import main
+
+GOOD = """func.func @f(%x: index) -> index {
+  %0 = arith.constant 0 : index
+  %y = arith.addi %x, %0 : index
+  func.return %y : index
+}
+"""
+
+
+def run(*argv, stdin=""):
+    out, err = StringIO(), StringIO()
+    code = main(list(argv), StringIO(stdin), out, err)
+    return code, out.getvalue(), err.getvalue()
+
+
+def plugin(tmp_path: Path, body: str) -> str:
+    path = tmp_path / "plugin.py"
+    path.write_text(
+        "from dataclasses import dataclass\n"
+        "from xdsl.passes import ModulePass\n"
+        "from stepwell.diagnostics import compile_error, unsupported\n"
+        "@dataclass(frozen=True)\nclass MyPass(ModulePass):\n"
+        '    """Does a thing. And more."""\n'
+        '    name = "my-pass"\n'
+        "    count: int = 1\n"
+        '    """How often."""\n'
+        "    names: tuple[str, ...] = ()\n"
+        "    def apply(self, ctx, op):\n"
+        "        first = next(iter(op.body.block.ops))\n"
+        f"        {body}\n"
+    )
+    return str(path)
+
+
+def test_identity():
+    code, out, err = run(stdin=GOOD)
+    assert (code, err) == (0, "") and "arith.addi" in out
+    assert run(stdin=out)[1] == out
+
+
+def test_help_lists_flags_and_a_pass_explains_itself(tmp_path):
+    code, out, _ = run("--help")
+    assert code == 0 and "--print-ir-after-change" in out and "examples:" in out
+    code, out, _ = run("--help", "set-target")
+    assert code == 0 and "threads=int (default 1)" in out and "default|strict|fast" in out
+    code, _, err = run("--help", "set-targets")
+    assert code == 1 and "did you mean 'set-target'?" in err
+
+
+def test_list_passes():
+    code, out, _ = run("--list-passes")
+    assert code == 0 and "canonicalize" in out and "Fold integer constants" in out
+
+
+def test_the_parts_of_a_split_file_are_separate():
+    code, out, err = run("--split-input-file", "-p", "canonicalize", stdin=f"{GOOD}// -----\n{GOOD}")
+    assert (code, err) == (0, "") and out.count("// -----") == 1 and out.count("@f") == 2
+    code, _, err = run("--split-input-file", stdin=f"{GOOD}// -----\n{GOOD}// -----\nnonsense\n")
+    assert code == 1 and err.startswith("<stdin>:13:1: error: ")
+
+
+def test_ir_is_printed_around_passes():
+    _, _, err = run("-p", "cse,canonicalize", "--print-ir-after-change", stdin=GOOD)
+    assert err.count("//----- //") == 1 and "IR after canonicalize" in err
+    _, _, err = run("-p", "cse,canonicalize", "--print-ir-before-all", stdin=GOOD)
+    assert "IR before cse" in err and "IR before canonicalize" in err
+    _, _, err = run("-p", "cse,canonicalize", "--print-ir-after", "cse", stdin=GOOD)
+    assert "IR after cse" in err and "canonicalize" not in err
+    _, _, err = run("-p", "cse,canonicalize", "--timing", stdin=GOOD)
+    assert " ms  cse\n" in err and " ms  total\n" in err
+
+
+def test_debuginfo_is_read_back():
+    _, out, _ = run("--print-debuginfo", stdin=GOOD)
+    assert 'loc("<stdin>":3:8)' in out
+    assert run("--print-debuginfo", stdin=out)[1] == out
+
+
+def test_expected_errors_are_compared():
+    text = "// expected-error@+1 {{is not registered}}\n%x = nowhere.op\n"
+    assert run("--verify-diagnostics", stdin=text)[0] == 0
+    assert run("--verify-diagnostics", stdin=text.replace("+1", "+2"))[0] == 1
+    code, _, err = run("--verify-diagnostics", stdin="// expected-error {{boom}}\n" + GOOD)
+    assert code == 1 and "expected error not produced: boom" in err
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        ("raise compile_error(first, 'it is wrong', 'mend it')", 1, "<stdin>:1:1: error: func.func: it is wrong; mend it"),
+        ("raise unsupported(first, 'too new', 'wait')", 2, "<stdin>:1:1: error: func.func: too new; wait"),
+        ("assert False, 'an invariant'", 3, "pass my-pass failed: AssertionError: an invariant"),
+        ("first.body.block.erase_op(first.body.block.last_op)", 3, "the IR is invalid after pass my-pass"),
+    ],
+)  # fmt: skip
+def test_exit_status_of_failing_passes(tmp_path, body, code, message):
+    got, out, err = run("--load-pass", plugin(tmp_path, body), "-p", "my-pass", stdin=GOOD)
+    assert (got, out) == (code, "") and message in err
+    assert "Traceback" not in err
+    if code == 3:
+        reproducer = Path(err.split("reproducer: ")[1].strip())
+        assert reproducer.read_text() == f"// RUN: stepwell-opt %s -p 'my-pass'\n{GOOD}"
+        reproducer.unlink()
+    if code == 1:
+        assert err.splitlines()[1:] == [GOOD.splitlines()[0], "^"]
+        assert (
+            "Traceback"
+            in run("--debug", "--load-pass", plugin(tmp_path, body), "-p", "my-pass", stdin=GOOD)[2]
+        )
+
+
+def test_loaded_passes_take_options(tmp_path):
+    path = plugin(tmp_path, "print(self)")
+    code, out, _ = run("--load-pass", path, "-p", "my-pass{count=3 names=a,b}", "--print-pipeline")
+    assert (code, out) == (0, "builtin.module(my-pass{count=3 names=a,b})\n")
+    assert run("--load-pass", path, "--help", "my-pass")[1].count("How often.") == 1
+    assert run("--load-pass", "missing.py", "-p", "x", stdin=GOOD)[0] == 1
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--nonsense"], ["missing.ir"], ["-p"], ["-p", "nope"], ["-o", "/nonexistent/x.ir"], ["/"]],
+)
+def test_wrong_arguments_are_status_1(argv):
+    code, out, err = run(*argv, stdin=GOOD)
+    assert (code, out) == (1, "") and "error: " in err and "Traceback" not in err
+
+
+def test_bytes_that_are_not_text(tmp_path):
+    path = tmp_path / "x.ir"
+    path.write_bytes(b"func.func @f()\n\xff\n")
+    code, _, err = run(str(path))
+    assert code == 1 and f"{path}:2: byte 0xff is not UTF-8" in err
+
+
+HOSTILE = {
+    "digits": f"module attributes {{a = {'9' * 5000}}} {{}}",
+    "block twice": '"t"() ({\n^a:\n"x"() : () -> ()\n^a:\n"x"() : () -> ()\n}) : () -> ()',
+    "function type": '"func.func"() <{function_type = i32, sym_name = "f"}> ({}) : () -> ()',
+    "hex float": "%a = arith.constant dense<0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF> : tensor<2xf32>",
+    "wide float": "%a = arith.constant dense<1" + "0" * 400 + "> : tensor<2xf32>",
+    "floordiv by zero": '"t"() {m = affine_map<(d0) -> (d0 floordiv 0)>} : () -> ()',
+    "product of dims": '"t"() {m = affine_map<(d0, d1) -> (d0 * d1)>} : () -> ()',
+    "predicate": '%x = arith.constant 1 : i32\n%a = "arith.cmpi"(%x, %x) <{predicate = 42 : i64}> : (i32, i32) -> i1',
+    "empty": "",
+    "only a comment": "// nothing",
+    "unclosed": "func.func @f() {",
+    "string": 'func.func @"',
+    "resource": "%a = arith.constant dense_resource<",
+    "NUL": "func.func @f\0()",
+    "alias": "!a = tensor<!a>\nfunc.func private @f(!a)",
+    "aliases doubling": "!t0 = i32\n"
+    + "".join(f"!t{i + 1} = tuple<!t{i}, !t{i}>\n" for i in range(12))
+    + "x",
+    "parentheses": '"t"() {m = affine_map<(d0) -> (' + "(" * 20_000 + "d0" + ")" * 20_000 + ")>} : () -> ()",
+    "location": "func.func private @f() loc(" + 'fused["a", ' * 5000,
+    "negative shape": "func.func private @f(tensor<-1xf32>)",
+    "huge shape": f"func.func private @f(tensor<{'9' * 4400}xf32>)",
+    "result count": "%a:99999999999 = arith.constant 1 : i32",
+    "successor": '"cf.br"()[^nowhere] : () -> ()',
+    "duplicate key": '"t"() {a = 1, a = 2} : () -> ()',
+    "f16 constant": "%a = arith.constant 1e99 : f16",
+    "external resources": "{-# external_resources: {} #-}",
+    "blob": '{-# dialect_resources: { builtin: { w: "zz" } } #-}\nfunc.func private @f()',
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
+def test_bad_input_is_diagnosed(text):
+    code, out, err = run("--allow-unregistered-dialect", "-p", "canonicalize,cse", stdin=text)
+    assert code in (0, 1), err
+    assert code == 0 or (out == "" and "error: " in err and "Traceback" not in err)
+    assert len(err) < 2000
+
+
+def test_mutants_of_valid_text_are_diagnosed():
+    """Splices and flips of a valid file: any outcome but a fault of ours."""
+    source = Path(__file__).resolve().parents[2] / "lit" / "transforms" / "cse.ir"
+    text = source.read_text(encoding="utf-8")
+    generator = random.Random(7)
+    for _ in range(60):
+        at, to = sorted(generator.randrange(len(text)) for _ in range(2))
+        kind = generator.randrange(3)
+        if kind == 0:
+            mutant = text[:at] + chr(generator.randrange(32, 127)) + text[at + 1 :]
+        elif kind == 1:
+            mutant = text[:at] + text[at + (to - at) % 40 :]
+        else:
+            mutant = text[:at] + text[to : to + 40] + text[at:]
+        code, _, err = run("--allow-unregistered-dialect", stdin=mutant)
+        assert code in (0, 1) and "Traceback" not in err, (code, err, mutant)
+
+
+def test_runs_share_nothing(tmp_path):
+    before = run(stdin=GOOD)
+    run("--allow-unregistered-dialect", stdin='"a.b"() : () -> ()')
+    assert run(stdin='"a.b"() : () -> ()')[0] == 1
+    assert run(stdin=GOOD) == before
+
+
+def test_help_does_not_import_xdsl():
+    code = (
+        "import sys\nfrom stepwell.tools.stepwell_opt import main\n"
+        "main(['--help'])\nassert not any(m.split('.')[0] in ('xdsl', 'numpy', 'onnx', 'lark') for m in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

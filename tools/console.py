@@ -1,0 +1,98 @@
+"""What the command line tools share: arguments that raise, files that explain, errors with a place."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import IO, Any
+
+
+class Exit(Exception):
+    """The tool wants to stop with this status."""
+
+    def __init__(self, status: int):
+        self.status = status
+
+
+class Console:
+    """Where one run of a tool reads and writes; never the process's own state."""
+
+    def __init__(
+        self,
+        tool: str,
+        stdin: IO[str] | None = None,
+        stdout: IO[str] | None = None,
+        stderr: IO[str] | None = None,
+    ):
+        self.tool = tool
+        self.stdin, self.stdout, self.stderr = stdin or sys.stdin, stdout or sys.stdout, stderr or sys.stderr
+        self.sources: dict[str, str] = {}
+        """Text of the files that were read, for source lines in messages."""
+        self.debug = False
+
+    def parser(self, description: str, epilog: str) -> argparse.ArgumentParser:
+        """An argument parser that writes to this console; a wrong argument is status 1."""
+        return _Parser(self, description, epilog)
+
+    def read(self, path: str) -> tuple[str, str]:
+        """The name to show and the text of the file at `path`; `-` is standard input."""
+        from stepwell.errors import Error
+
+        if path == "-":
+            self.sources["<stdin>"] = text = self.stdin.read()
+            return "<stdin>", text
+        try:
+            with open(path, "rb") as file:
+                data = file.read()
+        except OSError as error:
+            raise Error(f"{path}: cannot be read: {error.strerror}; give the path of a file") from error
+        try:
+            self.sources[path] = text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            byte = f"{data[error.start]:#04x}"
+            raise Error(f"{path}:{line}: byte {byte} is not UTF-8; save it as UTF-8") from error
+        return path, text
+
+    def write(self, path: str | None, text: str) -> None:
+        """Write `text` to the file at `path`, or to standard output."""
+        from stepwell.errors import Error
+
+        if path is None:
+            self.stdout.write(text)
+            return
+        try:
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise Error(f"{path}: cannot be written: {error.strerror}; give another path") from error
+
+    def report(self, error: BaseException) -> int:
+        """Show `error`; the exit status that it means."""
+        from stepwell.diagnostics import diagnose, exit_code_of
+
+        if self.debug:
+            import traceback
+
+            traceback.print_exception(error, file=self.stderr)
+        self.stderr.write(f"{diagnose(error).render(self.sources)}\n")
+        return exit_code_of(error)
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, console: Console, description: str, epilog: str):
+        super().__init__(
+            prog=console.tool,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            add_help=False,
+            allow_abbrev=False,
+        )
+        self.console = console
+
+    def error(self, message: str) -> Any:
+        self.console.stderr.write(f"{self.prog}: error: {message}; see {self.prog} --help\n")
+        raise Exit(1)
+
+    def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        return self.parse_args(list(sys.argv[1:] if argv is None else argv))

@@ -1,0 +1,151 @@
+"""`stepwell-translate`: read one format, write another."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from stepwell.tools.console import Console, Exit
+
+if TYPE_CHECKING:
+    from xdsl.dialects.builtin import ModuleOp
+
+    from stepwell.compat import StepwellContext
+
+_EXAMPLES = """examples:
+  stepwell-translate --from onnx --to ir model.onnx -o model.ir     weights go to model.safetensors
+  stepwell-translate --to dot kernel.ir | dot -Tsvg > kernel.svg
+  stepwell-translate --to ll lowered.ir -o lowered.ll
+
+exit status: 0 done; 1 the input or a flag is wrong; 2 the input is not supported; 3 our fault
+"""
+
+
+def main(
+    argv: Sequence[str] | None = None,
+    stdin: IO[str] | None = None,
+    stdout: IO[str] | None = None,
+    stderr: IO[str] | None = None,
+) -> int:
+    """Run the tool; the return value is the exit status."""
+    console = Console("stepwell-translate", stdin, stdout, stderr)
+    try:
+        options = _parse_arguments(argv, console)
+    except Exit as exit:
+        return exit.status
+    console.debug = options.debug
+    try:
+        return _translate(options, console)
+    except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        return console.report(error)
+
+
+def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.Namespace:
+    from stepwell.registry import BACKENDS, FRONTENDS
+
+    parser = console.parser("Read one format, write another.", _EXAMPLES)
+    add = parser.add_argument
+    add("input", nargs="?", default="-", help="the file to read; - is standard input (default)")
+    add("-h", "--help", action="store_true", help="this text")
+    add("--from", dest="source", choices=["ir", *FRONTENDS], help="its format; default: its extension")
+    add("--to", choices=["ir", *BACKENDS], default="ir", help="the format to write (default ir)")
+    add("-o", "--output", metavar="FILE", help="write there instead of to standard output")
+    add("--dim", action="append", default=[], metavar="NAME=N", help="give a named extent a number")
+    add("--resources", metavar="FILE", help="the sidecar file for weights")
+    add("--mlir-print-op-generic", action="store_true", help="print every op in generic form")
+    add("--print-debuginfo", action="store_true", help="print locations")
+    add("--debug", action="store_true", help="show tracebacks")
+    options = parser.parse(argv)  # pyright: ignore[reportAttributeAccessIssue]
+    if options.help:
+        console.stdout.write(parser.format_help())
+        raise Exit(0)
+    if options.source is None:
+        extension = Path(options.input).suffix.removeprefix(".")
+        options.source = extension if extension in FRONTENDS else "ir"
+    return options
+
+
+def _translate(options: argparse.Namespace, console: Console) -> int:
+    from stepwell.compat import new_context, print_module
+    from stepwell.registry import DIALECTS
+
+    ctx = new_context(DIALECTS)
+    module = _read(options, console, ctx)
+    if options.to != "ir":
+        out = StringIO()
+        _entry("BACKENDS", options.to)(module, out)
+        console.write(options.output, out.getvalue())
+        return 0
+    output = Path(options.output) if options.output else None
+    new_file = Path(options.resources) if options.resources else None
+    if new_file is None and output is not None:
+        new_file = output.with_suffix(".safetensors")
+    unwritten = ctx.resources.bind(module, output.parent if output is not None else Path(), new_file)
+    if unwritten:
+        console.stderr.write(
+            f"{console.tool}: warning: the values of {unwritten} constants are not written;"
+            " use --resources FILE or -o FILE\n"
+        )
+    text = print_module(module, generic=options.mlir_print_op_generic, debuginfo=options.print_debuginfo)
+    console.write(options.output, text)
+    return 0
+
+
+def _read(options: argparse.Namespace, console: Console, ctx: "StepwellContext") -> "ModuleOp":
+    from xdsl.utils.exceptions import VerifyException
+
+    from stepwell.compat import parse_module
+    from stepwell.errors import InternalError
+    from stepwell.verification import verify_module
+
+    if options.source == "ir":
+        name, text = console.read(options.input)
+        module = parse_module(ctx, text, name)
+        ctx.resources.attach_listed(module, Path(name).parent)
+        if options.resources and Path(options.resources).exists():
+            ctx.resources.attach(Path(options.resources))
+        verify_module(module)
+    else:
+        source = sys.stdin.buffer.read() if options.input == "-" else options.input
+        module = _entry("FRONTENDS", options.source)(source, ctx, _dims(options.dim))
+        try:
+            verify_module(module)
+        except VerifyException as error:
+            raise InternalError(f"reading '{options.source}' made invalid IR: {error}") from error
+    return module
+
+
+def _entry(table: str, name: str):
+    from stepwell import registry
+    from stepwell.compat import AbsentModuleError, load_entry
+    from stepwell.errors import UnsupportedError
+
+    try:
+        return load_entry(getattr(registry, table)[name])
+    except AbsentModuleError as error:
+        what = "reading" if table == "FRONTENDS" else "writing"
+        raise UnsupportedError(
+            f"{what} the format '{name}' is not built yet: {error}; use another"
+        ) from error
+
+
+def _dims(texts: Sequence[str]) -> dict[str, int]:
+    from stepwell.errors import Error
+
+    dims: dict[str, int] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not name or not value.isdigit():
+            raise Error(f"--dim {text}: must be NAME=N with a whole number, such as batch=4")
+        dims[name] = int(value)
+    return dims
+
+
+if __name__ == "__main__":
+    sys.exit(main())
