@@ -20,6 +20,8 @@ from xdsl.ir.affine import (
 from xdsl.passes import ModulePass
 
 from stepwell.diagnostics import unsupported
+from stepwell.dialects.scf import ForallOp, InParallelOp
+from stepwell.dialects.tensor import ParallelInsertSliceOp
 
 _INDEX = IndexType()
 _Structured = linalg.GenericOp | linalg.FillOp
@@ -86,6 +88,37 @@ class _Nest:
         self.loop_of_dim[dim] = (len(self.blocks) - 1, block.args[0])
         return block.args[1:]
 
+    def open_parallel(self, dims: Sequence[int], carried: Sequence[SSAValue]) -> Sequence[BlockArgument]:
+        """Start one `scf.forall` over `dims`; its block's arguments for `carried`."""
+        block = Block(arg_types=[_INDEX] * len(dims) + [value.type for value in carried])
+        self.blocks.append(block)
+        for dim, variable in zip(dims, block.args, strict=False):
+            self.loop_of_dim[dim] = (len(self.blocks) - 1, variable)
+        return block.args[len(dims) :]
+
+    def close_parallel(
+        self,
+        extents: Sequence[SSAValue],
+        shared: Sequence[SSAValue],
+        tiles: Sequence[tuple[SSAValue, tensor.ExtractSliceOp]],
+    ) -> list[SSAValue]:
+        """End the `scf.forall`, which puts each tile back where it was taken; its results."""
+        block = self.blocks.pop()
+        puts = Block()
+        for value, taken in tiles:
+            segments = [list(taken.offsets), list(taken.sizes), list(taken.strides)]
+            statics = {k: v for k, v in taken.properties.items() if k != "operandSegmentSizes"}
+            put = ParallelInsertSliceOp.build(operands=[value, taken.source, *segments], properties=statics)
+            put.location = self.op.location
+            puts.add_op(put)
+        block.add_op(InParallelOp(Region(puts)))
+        bounds = [_static(extent) for extent in extents]
+        zeros, ones = [0] * len(bounds), [1] * len(bounds)
+        loop = ForallOp(zeros, bounds, ones, shared, Region(block))
+        loop.location = self.op.location
+        self.add(len(self.blocks) - 1, loop)
+        return list(loop.results)
+
     def close(
         self, extent: SSAValue, initial: Sequence[SSAValue], yielded: Sequence[SSAValue]
     ) -> list[SSAValue]:
@@ -135,6 +168,14 @@ class _Nest:
         depth = max([at_least, *(depth for depth, _ in indices)])
         element = value.type.element_type
         return self.emit(depth, tensor.ExtractOp(value, [index for _, index in indices], element))
+
+
+def _static(value: SSAValue) -> SSAValue | int:
+    """`value`, or its number where it is a constant."""
+    owner = value.owner
+    if isinstance(owner, arith.ConstantOp) and isinstance(owner.value, IntegerAttr):
+        return owner.value.value.data
+    return value
 
 
 def _maps(op: _Structured) -> list[AffineMap]:
@@ -200,12 +241,46 @@ def _inline_body(op: _Structured, nest: _Nest, arguments: Sequence[SSAValue]) ->
     raise AssertionError("the body of a linalg op ends in linalg.yield")
 
 
-def _lower(op: _Structured, constants: IndexConstants) -> None:
+def _take_tiles(
+    shared: Sequence[SSAValue],
+    maps: Sequence[AffineMap],
+    dims: Sequence[int],
+    extents: Sequence[SSAValue],
+    nest: _Nest,
+) -> list[tensor.ExtractSliceOp]:
+    """The part of each shared result that one point of `dims` computes."""
+    tiles: list[tensor.ExtractSliceOp] = []
+    for value, map in zip(shared, maps, strict=True):
+        positions = [expr.position for expr in map.results if isinstance(expr, AffineDimExpr)]
+        offsets = [nest.loop_of_dim[d][1] if d in dims else 0 for d in positions]
+        # An extent is static in the tile where it is in the tensor.
+        shape = value.type.get_shape()  # pyright: ignore
+        sizes = [
+            1 if d in dims else (extents[d] if extent == DYNAMIC_INDEX else extent)
+            for d, extent in zip(positions, shape, strict=True)
+        ]
+        type = TensorType(
+            value.type.element_type,  # pyright: ignore
+            [size if isinstance(size, int) else DYNAMIC_INDEX for size in sizes],
+        )
+        tile = tensor.ExtractSliceOp(value, offsets, sizes, [1] * len(sizes), type)
+        nest.emit(1, tile)
+        tiles.append(tile)
+    return tiles
+
+
+def _shared_dims(parallel: Sequence[int], extents: Sequence[SSAValue]) -> list[int]:
+    """All parallel dims but the last, whose loop is worth a call; all where those have one iteration."""
+    outer = list(parallel[:-1])
+    return outer if any(_static(extents[dim]) != 1 for dim in outer) else list(parallel)
+
+
+def _lower(op: _Structured, constants: IndexConstants, is_kernel: bool = False) -> None:
     """
     Parallel dims outside, carrying the tensors; reduction dims inside, carrying one scalar per result.
     Parallel iterations are independent and each element sees its reductions in the order written, so
     this order of loops gives the same results. Where a result is indexed by a reduction dim (a scan), the
-    loops keep the order written and all carry tensors.
+    loops keep the order written and all carry tensors. An op that is its whole kernel gets a `scf.forall`.
     """
     maps = _maps(op)
     kinds = [attr.data.value for attr in op.get_iterator_types()]
@@ -233,6 +308,24 @@ def _lower(op: _Structured, constants: IndexConstants) -> None:
             scalars.append(None)
 
     carried: list[Sequence[SSAValue]] = [destinations]
+    shared: list[int] = []
+    tiles: list[tensor.ExtractSliceOp] = []
+    if is_kernel and parallel and all(_is_permutation(map, parallel) for map in out_maps):
+        shared = _shared_dims(parallel, extents)
+        tiles = _take_tiles(nest.open_parallel(shared, destinations), out_maps, shared, extents, nest)
+        parallel = [dim for dim in parallel if dim not in shared]
+        carried = [[tile.result for tile in tiles]]
+        zero = AffineConstantExpr(0)
+        out_maps = [
+            AffineMap(
+                map.num_dims,
+                0,
+                tuple(
+                    zero if isinstance(e, AffineDimExpr) and e.position in shared else e for e in map.results
+                ),
+            )
+            for map in out_maps
+        ]
     for dim in parallel:
         carried.append(nest.open(dim, carried[-1]))
     depth = len(nest.blocks) - 1
@@ -265,6 +358,9 @@ def _lower(op: _Structured, constants: IndexConstants) -> None:
     ]
     for i, dim in reversed(list(enumerate(parallel))):
         outs = nest.close(extents[dim], carried[i], outs)
+    if shared:
+        bounds = [extents[dim] for dim in shared]
+        outs = nest.close_parallel(bounds, destinations, list(zip(outs, tiles, strict=True)))
     for old, new in zip(op.results, outs, strict=True):
         new.name_hint = old.name_hint
         old.replace_all_uses_with(new)
@@ -389,6 +485,22 @@ def _lower_function(func: FuncOp) -> None:
         elif op.name.startswith("linalg.") and op.name not in ("linalg.yield", "linalg.index"):
             raise unsupported(op, "only linalg.generic and linalg.fill have loops", "generalise it first")
     # Consumers first: they take over their fills.
+    sole = _sole_op(func, todo)
     for op in reversed(todo):
         if op.parent is not None:
-            _lower(op, constants)
+            _lower(op, constants, op is sole)
+
+
+def _sole_op(func: FuncOp, ops: Sequence[_Structured]) -> _Structured | None:
+    """The op that a kernel consists of, with the fills it takes over."""
+    if "stepwell.kernel" not in func.attributes or not ops or ops[-1].parent is not func.body.block:
+        return None
+    root = ops[-1]
+    parallel = [i for i, kind in enumerate(root.get_iterator_types()) if kind.data.value == "parallel"]
+    for op, map in zip(root.outputs, _maps(root)[len(root.inputs) :], strict=True):
+        if isinstance(op.owner, linalg.FillOp) and not _is_permutation(map, parallel):
+            return None
+    rest = set(ops[:-1]) - {value.owner for value in root.outputs}
+    if rest or any(isinstance(op, ForallOp) for op in func.body.block.ops):
+        return None
+    return root

@@ -69,6 +69,41 @@ func.func @main(%x: tensor<?x7xf32>, %w: tensor<2x7x4xf32>) -> tensor<?x3x2xf32>
         copies=0,
     ),
     case(
+        "kernels_of_one_op",
+        """
+func.func private @sum(%x: tensor<?x3x?xf32>, %out: tensor<3x?xf32>) -> tensor<3x?xf32> attributes {stepwell.kernel} {
+  %zero = arith.constant 0.0 : f32
+  %init = linalg.fill ins(%zero : f32) outs(%out : tensor<3x?xf32>) -> tensor<3x?xf32>
+  %y = linalg.generic {indexing_maps = [affine_map<(r, m, n) -> (r, m, n)>, affine_map<(r, m, n) -> (m, n)>], iterator_types = ["reduction", "parallel", "parallel"]} ins(%x : tensor<?x3x?xf32>) outs(%init : tensor<3x?xf32>) {
+  ^bb0(%a: f32, %acc: f32):
+    %s = arith.addf %acc, %a : f32
+    linalg.yield %s : f32
+  } -> tensor<3x?xf32>
+  func.return %y : tensor<3x?xf32>
+}
+func.func private @count(%out: tensor<1x?xi64>) -> tensor<1x?xi64> attributes {stepwell.kernel} {
+  %y = linalg.generic {indexing_maps = [affine_map<(m, n) -> (m, n)>], iterator_types = ["parallel", "parallel"]} outs(%out : tensor<1x?xi64>) {
+  ^bb0(%acc: i64):
+    %j = linalg.index 1 : index
+    %ji = arith.index_cast %j : index to i64
+    linalg.yield %ji : i64
+  } -> tensor<1x?xi64>
+  func.return %y : tensor<1x?xi64>
+}
+func.func @main(%x: tensor<?x3x?xf32>) -> (tensor<3x?xf32>, tensor<1x?xi64>) {
+  %c2 = arith.constant 2 : index
+  %n = tensor.dim %x, %c2 : tensor<?x3x?xf32>
+  %e = tensor.empty(%n) : tensor<3x?xf32>
+  %1 = func.call @sum(%x, %e) : (tensor<?x3x?xf32>, tensor<3x?xf32>) -> tensor<3x?xf32>
+  %f = tensor.empty(%n) : tensor<1x?xi64>
+  %2 = func.call @count(%f) : (tensor<1x?xi64>) -> tensor<1x?xi64>
+  func.return %1, %2 : tensor<3x?xf32>, tensor<1x?xi64>
+}
+""",
+        ramp(4, 3, 5),
+        copies=0,
+    ),
+    case(
         "padded_strided_convolution",
         """
 func.func @main(%x: tensor<1x5x6x3xf32>, %w: tensor<4x3x3x3xf32>) -> tensor<1x3x3x4xf32> {
