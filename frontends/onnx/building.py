@@ -61,9 +61,7 @@ def constant_value(value: SSAValue, ctx: Context) -> np.ndarray | None:
     return value_of(owner.properties["value"], ctx)
 
 
-def properties(
-    kind: type[GraphOp], attributes: dict[str, Any], schema: onnx.defs.OpSchema | None
-) -> dict[str, Attribute | Any]:
+def properties(kind: type[GraphOp], attributes: dict[str, Any]) -> dict[str, Attribute | Any]:
     """
     The attributes of a call as those of the op: element types by type instead of ONNX's number, and absent where the
     number is 0 (`undefined`).
@@ -92,7 +90,6 @@ def build(
     kind: type[GraphOp],
     operands: Sequence[SSAValue | None],
     attributes: dict[str, Any],
-    schema: onnx.defs.OpSchema | None,
     used: Sequence[bool],
 ) -> GraphOp:
     """The op of a call; `used` says which outputs have a name."""
@@ -103,7 +100,7 @@ def build(
         if how == "one":
             wanted[place] = True
     many = bool(kinds) and kinds[-1][1] == "many"
-    return kind.build(operands, properties(kind, attributes, schema), outputs=None if many else wanted)
+    return kind.build(operands, properties(kind, attributes), outputs=None if many else wanted)
 
 
 def type_proto(type: Attribute) -> onnx.TypeProto:

@@ -43,6 +43,7 @@ from stepwell.dialects.graph import (
 from stepwell.errors import ImportModelError, InternalError, UnsupportedError
 from stepwell.frontends.onnx import building
 from stepwell.frontends.onnx.contrib import CONTRIB, DEFAULT_DOMAIN
+from stepwell.frontends.onnx.control_flow import build_with_regions
 from stepwell.frontends.onnx.padding import resolve_auto_pad
 from stepwell.frontends.onnx.reading import (
     ExternalFiles,
@@ -86,7 +87,7 @@ def import_onnx(
     with read.files, deep_recursion():
         try:
             vet(read.model, read.label)
-            return _Importer(read.label, read.model, read.files, ctx).module(dict(dims or {}))
+            return Importer(read.label, read.model, read.files, ctx).module(dict(dims or {}))
         except UnicodeDecodeError:
             raise failure(read.label, "a name in the model is not UTF-8", "export the model again") from None
         except MemoryError:
@@ -126,7 +127,7 @@ class Subgraph:
     bindings: Mapping[str, Any]
 
 
-class _Importer:
+class Importer:
     """The state of one import: where new ops go, and what the node at hand is called."""
 
     def __init__(self, label: str, model: onnx.ModelProto, files: ExternalFiles, ctx: Context):
@@ -457,6 +458,8 @@ class _Importer:
         text = str(error).strip().split("\n")[-1] if isinstance(error, VerifyException) else str(error)
         if isinstance(error, UnsupportedOperation | NotImplementedError):
             return UnsupportedError(f"{where}: {error}")
+        if "must be a constant" in text:
+            return UnsupportedError(f"{where}: {text}; export with constant shapes, or give the extents")
         if isinstance(error, VerifyException | PassFailedException):
             return ImportModelError(f"{where}: {text}; correct the model")
         return InternalError(f"{where}: {type(error).__name__}: {text}; please report this model")
@@ -596,26 +599,15 @@ class _Importer:
         regions = {name: value for name, value in attributes.items() if isinstance(value, Subgraph)}
         plain = {name: value for name, value in attributes.items() if name not in regions}
         if regions:
-            made = self._with_regions(kind, operands, plain, regions, used)
-        else:
-            made = building.build(kind, operands, plain, schema, used)
-        made.verify_() if not regions else None
-        if self.location is not None:
-            made.location = self.location
-        self.block.add_op(made)
-        return list(made.results)
+            return build_with_regions(self, kind, operands, plain, regions)
+        return self.place(building.build(kind, operands, plain, used))
 
-    def _with_regions(
-        self,
-        kind: type[GraphOp],
-        operands: Sequence[SSAValue | None],
-        attributes: dict[str, Any],
-        regions: dict[str, "Subgraph"],
-        used: Sequence[bool],
-    ) -> GraphOp:
-        raise UnsupportedError(
-            f"{self.where}: a subgraph as an attribute; export the model without control flow"
-        )
+    def place(self, op: GraphOp) -> list[SSAValue]:
+        """Append `op` to the block at hand, with the location of the node at hand; its results in ONNX's order."""
+        if self.location is not None:
+            op.location = self.location
+        self.block.add_op(op)
+        return list(op.result_list())
 
     # Functions
 
@@ -712,19 +704,20 @@ class _Importer:
         finally:
             self.block = around
 
-    def run_subgraph(self, subgraph: Subgraph, block: Block) -> list[SSAValue]:
-        """Import the nodes of `subgraph` into `block`, whose arguments are its inputs; its outputs."""
+    def run_subgraph(self, subgraph: Subgraph, block: Block | None) -> list[SSAValue]:
+        """
+        Import the nodes of `subgraph` into `block`, whose arguments are its inputs (without one: where the ops go
+        already); its outputs.
+        """
         graph, where = subgraph.graph, self.where
         scope = _Scope(subgraph.scope, self._initializers(graph))
-        names = [
-            v.name for v in graph.input if v.name not in scope.values or len(graph.input) == len(block.args)
-        ]
-        if len(names) != len(block.args):
-            why = f"a subgraph of {len(names)} inputs, where {len(block.args)} belong"
+        arguments = list(block.args) if block is not None else []
+        if len(graph.input) != len(arguments):
+            why = f"a subgraph of {len(graph.input)} inputs, where {len(arguments)} belong"
             raise failure(where, why, "export the model again")
-        scope.values.update(zip(names, block.args, strict=True))
+        scope.values.update(zip((v.name for v in graph.input), arguments, strict=True))
         location = self.location
-        with self.inside(block):
+        with self.inside(block or self.block):
             self._run(graph.node, scope, subgraph.versions, subgraph.bindings)
             results = [self._find(value.name, scope, where) for value in graph.output]
         self.where, self.location = where, location

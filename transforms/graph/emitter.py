@@ -9,12 +9,24 @@ from typing import Any
 
 import numpy as np
 from xdsl.context import Context
-from xdsl.dialects.builtin import TensorType
-from xdsl.dialects.func import FuncOp
+from xdsl.dialects.builtin import FunctionType, TensorType
+from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.rewriter import Rewriter
 from xdsl.traits import is_side_effect_free
 
-from stepwell.dialects.graph import ONNX_NAMES, STRING, ConstantOp, GraphOp, dims_of, numpy_dtype
+from stepwell.dialects.graph import (
+    ONNX_NAMES,
+    STRING,
+    ConstantOp,
+    Dim,
+    Expr,
+    GraphOp,
+    dims_of,
+    numpy_dtype,
+    tensor_type,
+)
+from stepwell.dialects.graph.shape import substitute, symbols_of
 from stepwell.resources import constant_attr, value_of
 
 
@@ -108,9 +120,9 @@ Rule = Callable[[Any, Emitter], Sequence[SSAValue | None] | None]
 
 def functions_of(module: Operation) -> Iterator[FuncOp]:
     """The functions of a module that have a body."""
-    for op in module.walk():
-        if isinstance(op, FuncOp) and op.body.blocks:
-            yield op
+    for region in module.regions:
+        for block in region.blocks:
+            yield from [op for op in block.ops if isinstance(op, FuncOp) and op.body.blocks]
 
 
 def apply_rules(
@@ -126,6 +138,8 @@ def apply_rules(
         for function in functions_of(module):
             again |= _apply_in_region(function.body, emitter, rules)
             again |= remove_dead_ops(function.body)
+            if again:
+                update_function_type(function)
         changed |= again
         if not again:
             break
@@ -148,12 +162,63 @@ def _apply_in_region(region: Region, emitter: Emitter, rules: Mapping[str, Seque
                         continue
                     # Look at what the rule has made, then go on behind it.
                     made = before.next_op if before is not None else block.first_op
+                    if made is not op:
+                        results = _keep_symbols(op, results, made)
+                        made = before.next_op if before is not None else block.first_op
                     replace(op, results)
                     following = made if made is not op else following
                     changed = True
                     break
             op = following
     return changed
+
+
+def set_type(value: SSAValue, type: Attribute) -> SSAValue:
+    """Give `value` the type `type`; the value that then stands in its place."""
+    if value.type == type:
+        return value
+    hint = value.name_hint
+    value = Rewriter.replace_value_with_new_type(value, type)
+    value.name_hint = hint
+    return value
+
+
+def update_function_type(function: FuncOp) -> None:
+    """Make the type of `function` that of its arguments and of what it returns."""
+    block = function.body.block
+    last = block.last_op
+    outputs = last.operand_types if isinstance(last, ReturnOp) else function.function_type.outputs
+    function.properties["function_type"] = FunctionType.from_lists(
+        [a.type for a in block.args], list(outputs)
+    )
+
+
+def _keep_symbols(
+    op: GraphOp, values: Sequence[SSAValue | None], made: Operation | None
+) -> Sequence[SSAValue | None]:
+    """Rename the symbols that the ops from `made` to `op` have defined anew to those of the results of `op`."""
+    renamed: dict[str, Dim] = {}
+    for result, value in zip(op.result_list(), values, strict=False):
+        if result is None or value is None or result.type == value.type:
+            continue
+        if isinstance(result.type, TensorType) and isinstance(value.type, TensorType):
+            for old, new in zip(dims_of(result.type), dims_of(value.type), strict=True):
+                if isinstance(new, Expr) and new.symbol_name is not None and old != new:
+                    renamed[new.symbol_name] = old
+    if not renamed:
+        return values
+    kept = list(values)
+    while made is not None and made is not op:
+        for result in list(made.results):
+            type = result.type
+            if not isinstance(type, TensorType) or type.has_static_shape():
+                continue
+            dims = dims_of(type)
+            if any(symbols_of(dim) & renamed.keys() for dim in dims):
+                new = set_type(result, tensor_type([substitute(d, renamed) for d in dims], type.element_type))
+                kept = [new if value is result else value for value in kept]
+        made = made.next_op
+    return kept
 
 
 def replace(op: GraphOp, values: Sequence[SSAValue | None]) -> None:

@@ -4,26 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import FunctionType, ModuleOp, TensorType
-from xdsl.dialects.func import FuncOp, ReturnOp
-from xdsl.ir import Attribute, Operation, Region, SSAValue
+from xdsl.dialects.builtin import ModuleOp, TensorType
+from xdsl.ir import Attribute, Operation, Region
 from xdsl.passes import ModulePass
-from xdsl.rewriter import Rewriter
 from xdsl.utils.exceptions import VerifyException
 
 from stepwell.diagnostics import compile_error
 from stepwell.dialects.graph import Dim, Expr, GraphOp, dims_of, fresh_symbol, tensor_type
-from stepwell.transforms.graph.emitter import functions_of
-
-
-def set_type(value: SSAValue, type: Attribute) -> SSAValue:
-    """Give `value` the type `type`; the value that then stands in its place."""
-    if value.type == type:
-        return value
-    hint = value.name_hint
-    value = Rewriter.replace_value_with_new_type(value, type)
-    value.name_hint = hint
-    return value
+from stepwell.transforms.graph.emitter import functions_of, set_type, update_function_type
 
 
 @dataclass(frozen=True)
@@ -42,16 +30,6 @@ class InferShapesPass(ModulePass):
                 set_type(argument, _named(argument.type, function))
             infer_region(function.body)
             update_function_type(function)
-
-
-def update_function_type(function: FuncOp) -> None:
-    """Make the type of `function` that of its arguments and of what it returns."""
-    block = function.body.block
-    last = block.last_op
-    outputs = last.operand_types if isinstance(last, ReturnOp) else function.function_type.outputs
-    function.properties["function_type"] = FunctionType.from_lists(
-        [a.type for a in block.args], list(outputs)
-    )
 
 
 def infer_region(region: Region) -> None:

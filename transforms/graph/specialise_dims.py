@@ -12,8 +12,7 @@ from xdsl.utils.exceptions import VerifyException
 from stepwell.diagnostics import compile_error
 from stepwell.dialects.graph import OptionalType, SequenceType, dims_of, tensor_type
 from stepwell.dialects.graph.shape import substitute, symbols_of
-from stepwell.transforms.graph.emitter import blocks_of, functions_of
-from stepwell.transforms.graph.infer_shapes import set_type, update_function_type
+from stepwell.transforms.graph.emitter import blocks_of, functions_of, set_type, update_function_type
 
 
 @dataclass(frozen=True)

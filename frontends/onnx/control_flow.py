@@ -1,0 +1,136 @@
+"""`If`, `Loop`, `Scan` and `SequenceMap`: subgraphs become regions whose argument types hold in every iteration."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from xdsl.dialects.builtin import ModuleOp, TensorType, i1, i64
+from xdsl.ir import Attribute, Block, Region, SSAValue
+
+from stepwell.dialects.graph import (
+    Dim,
+    Expr,
+    GraphOp,
+    SequenceType,
+    YieldOp,
+    dims_of,
+    fresh_symbol,
+    known_integers,
+    tensor_type,
+)
+from stepwell.errors import UnsupportedError
+from stepwell.frontends.onnx import building
+from stepwell.frontends.onnx.reading import failure
+
+if TYPE_CHECKING:
+    from stepwell.frontends.onnx.importing import Importer, Subgraph
+
+_GENERALISATIONS = 8
+"""How often the carried types of a loop may grow before they are given up."""
+
+
+def build_with_regions(
+    importer: "Importer",
+    kind: type[GraphOp],
+    operands: Sequence[SSAValue | None],
+    attributes: dict[str, Any],
+    subgraphs: "Mapping[str, Subgraph]",
+) -> list[SSAValue]:
+    """The results of an op with regions; an `If` whose condition is known is the branch that it takes."""
+    name = kind.ONNX_NAME
+    if name == "If":
+        known = known_integers(operands[0])
+        if known is not None and len(known) == 1:
+            return importer.run_subgraph(subgraphs["then_branch" if known[0] else "else_branch"], None)
+    names = [region for region, _ in kind.get_irdl_definition().regions]
+    types = _argument_types(importer, name, operands, attributes)
+    own: set[str] = set()
+    for _ in range(_GENERALISATIONS):
+        regions = [_region(importer, subgraphs[region], types) for region in names]
+        wider = _wider_types(importer, name, operands, attributes, types, regions, own)
+        if wider is None:
+            made = kind.build(operands, building.properties(kind, attributes), regions=regions)
+            return importer.place(made)
+        types = wider
+        for region in regions:
+            region.detach_block(region.block).erase()
+    why = "the types of its carried values do not settle"
+    raise UnsupportedError(f"{importer.where}: {why}; give static shapes")
+
+
+def _argument_types(
+    importer: "Importer", name: str, operands: Sequence[SSAValue | None], attributes: dict[str, Any]
+) -> list[Attribute]:
+    """The types of the arguments of the one region of `name` (the branches of an `If` have none)."""
+    if name == "If":
+        return []
+    if name == "Loop":
+        carried = [v.type for v in operands[2:] if v is not None]
+        return [tensor_type([], i64), tensor_type([], i1), *carried]
+    given = [v.type for v in operands if v is not None]
+    if name == "SequenceMap":
+        return [t.element if isinstance(t, SequenceType) else t for t in given]
+    count = attributes["num_scan_inputs"]
+    states = len(given) - count
+    axes = attributes.get("scan_input_axes") or [0] * count
+    if count < 1 or states < 0 or len(axes) != count:
+        why = f"{len(given)} inputs, {count} of them scanned, along {len(axes)} axes"
+        raise failure(importer.where, why, "make the numbers fit")
+    for place, axis in enumerate(axes, states):
+        type = given[place]
+        if not isinstance(type, TensorType) or not -type.get_num_dims() <= axis < type.get_num_dims():
+            raise failure(importer.where, f"scan axis {axis} of {type}", "use an axis of the input")
+        dims = dims_of(type)
+        del dims[axis]
+        given[place] = tensor_type(dims, type.element_type)
+    return given
+
+
+def _region(importer: "Importer", subgraph: "Subgraph", types: Sequence[Attribute]) -> Region:
+    block = Block(arg_types=types)
+    # Symbols are counted function by function: while it grows, the region has to stand in the function.
+    scaffold = ModuleOp(Region(block))
+    importer.block.add_op(scaffold)
+    results = importer.run_subgraph(subgraph, block)
+    block.add_op(YieldOp.build(results))
+    region = scaffold.detach_region(scaffold.body)
+    scaffold.detach()
+    scaffold.erase()
+    return region
+
+
+def _wider_types(
+    importer: "Importer",
+    name: str,
+    operands: Sequence[SSAValue | None],
+    attributes: dict[str, Any],
+    types: Sequence[Attribute],
+    regions: Sequence[Region],
+    own: set[str],
+) -> list[Attribute] | None:
+    """
+    Argument types that hold the carried values of every iteration, None if `types` do: an extent that changes from one
+    iteration to the next becomes a symbol of its own (collected in `own`).
+    """
+    if name not in ("Loop", "Scan"):
+        return None
+    first = 2 if name == "Loop" else 0
+    carried = len(operands) - (2 if name == "Loop" else attributes["num_scan_inputs"])
+    last = regions[0].block.last_op
+    assert last is not None, "a region ends in a yield"
+    handed_out = list(last.operands)[1 if name == "Loop" else 0 :][:carried]
+    wider, changed = list(types), False
+    for place, value in enumerate(handed_out, first):
+        old, new = wider[place], value.type
+        if old == new or not isinstance(old, TensorType) or not isinstance(new, TensorType):
+            continue
+        if old.get_num_dims() != new.get_num_dims():
+            raise UnsupportedError(f"{importer.where}: a carried value changes its rank; keep its rank")
+        mixed: list[Dim] = []
+        for a, b in zip(dims_of(old), dims_of(new), strict=True):
+            if a != b and not (isinstance(a, Expr) and a.symbol_name in own):
+                a = fresh_symbol(importer.function)
+                own.add(str(a))
+                changed = True
+            mixed.append(a)
+        wider[place] = tensor_type(mixed, old.element_type)
+    return wider if changed else None
