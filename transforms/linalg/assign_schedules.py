@@ -40,8 +40,12 @@ _MAX_ACCUMULATORS = 27
 """Beyond this clang's scheduler decides whether the accumulators of a tile stay in registers."""
 _MAX_ROWS = 8
 """More rows whose stride is a multiple of 4 KiB fall on the same L1 sets."""
-_LOAD_COST = 0.15
-"""Weight of a load beside a multiply-add in the cost of a register tile."""
+_ROW_LOAD, _PANEL_LOAD = 0.6, 2.0
+"""
+Weights of the loads of a register tile beside its multiply-adds: one element of a row, mostly from L1, and
+one vector of a panel, mostly from L2. Fitted to GEMMs of 384x768x768 and 384x512x64 on a Xeon with two 512-bit
+multiply-adds a cycle; cores with one are less choosy.
+"""
 _GUESS = 64
 """What a dynamic extent is taken for where operands are weighed."""
 _DOT_ROWS = 4
@@ -210,11 +214,10 @@ class _Kernel:
                     continue
                 accumulators = rows * vectors
                 spare = self.target.vector_registers - 1
-                loads = rows * vectors if shape.depthwise else rows
                 if accumulators > _MAX_ACCUMULATORS or accumulators + vectors + 1 > spare:
                     continue
-                cost = (1 + _LOAD_COST * (loads + vectors) / accumulators) * _waste(shape.row_extent, rows)
-                cost *= _waste(shape.column_extent, width)
+                cost = 1 + _ROW_LOAD / vectors + _PANEL_LOAD / rows
+                cost *= _waste(shape.row_extent, rows) * _waste(shape.column_extent, width)
                 if best is None or cost < best[0] - 1e-9:
                     best = cost, rows, width
         assert best is not None, "one accumulator of one register always fits"
