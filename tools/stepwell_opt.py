@@ -9,6 +9,8 @@ from typing import IO, TYPE_CHECKING
 from stepwell.tools.console import Console, Exit
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from xdsl.dialects.builtin import ModuleOp
     from xdsl.passes import ModulePass
 
@@ -75,6 +77,27 @@ def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.N
         console.stdout.write(parser.format_help())
         raise Exit(0)
     return options
+
+
+def read_ir_file(path: "Path") -> "tuple[ModuleOp, StepwellContext]":
+    """The verified module in the file at `path` with its weights; every fault of the file is a `stepwell.Error`."""
+    from xdsl.utils.exceptions import ParseError, VerifyException
+
+    from stepwell.compat import new_context, parse_module
+    from stepwell.diagnostics import diagnose
+    from stepwell.errors import VerifyError
+    from stepwell.registry import DIALECTS
+    from stepwell.verification import verify_module
+
+    console, ctx = Console("stepwell"), new_context(DIALECTS)
+    name, text = console.read(str(path))
+    try:
+        module = parse_module(ctx, text, name)
+        verify_module(module)
+    except (ParseError, VerifyException) as error:
+        raise VerifyError(diagnose(error).render(console.sources)) from error
+    ctx.resources.attach_listed(module, path.parent)
+    return module, ctx
 
 
 class _Run:

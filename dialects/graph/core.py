@@ -48,12 +48,13 @@ from xdsl.irdl import (
     opt_prop_def,
     prop_def,
 )
-from xdsl.irdl.operations import PropertyDef, _OperandFieldDef, _ResultFieldDef
+from xdsl.irdl.operations import PropertyDef
 from xdsl.parser import Parser
 from xdsl.printer import Printer
 from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
 
+from stepwell.compat import OperandFieldDef, ResultFieldDef
 from stepwell.dialects.graph.shape import (
     Dim,
     Expr,
@@ -510,7 +511,7 @@ def operator(cls: type[_OpT]) -> type[_OpT]:
     onnx_name = cls.__name__.removesuffix("Op")
     cls.name = "graph." + snake_case(onnx_name)
     # Kinds are read before irdl_op_definition replaces the fields by accessors.
-    operands, results = _kinds(cls, _OperandFieldDef), _kinds(cls, _ResultFieldDef)
+    operands, results = _kinds(cls, OperandFieldDef), _kinds(cls, ResultFieldDef)
     options: list[Any] = []
     if _needs_segments(operands):
         options.append(AttrSizedOperandSegments(as_property=True))

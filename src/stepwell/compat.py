@@ -33,6 +33,8 @@ from xdsl.dialects.builtin import (
 from xdsl.dialects.func import FuncOp
 from xdsl.dialects.utils.format import _parse_func_outputs, _print_func_outputs, print_func_output
 from xdsl.ir import Attribute, Block, Dialect, Operation, Region
+from xdsl.irdl.operations import _OperandFieldDef as OperandFieldDef
+from xdsl.irdl.operations import _ResultFieldDef as ResultFieldDef
 from xdsl.parser import Parser
 from xdsl.pattern_rewriter import PatternRewriter, RewritePattern, op_type_rewrite_pattern
 from xdsl.printer import Printer
@@ -403,6 +405,8 @@ def location_of(op: Operation) -> LocationAttr:
 __all__ = [
     "AbsentModuleError",
     "MLIRTokenKind",
+    "OperandFieldDef",
+    "ResultFieldDef",
     "StepwellContext",
     "StepwellParser",
     "aim",

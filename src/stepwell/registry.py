@@ -74,6 +74,6 @@ FRONTENDS = {
 
 BACKENDS = {
     "dot": "stepwell.backends.dot:print_dot",
-    "ll": "stepwell.backends.llvm_ir:print_llvm_ir",
+    "ll": "stepwell.backends.llvm_ir.printer:print_llvm_ir",
 }
 """Format name to the function `(module, stream) -> None` that writes it as text."""

@@ -140,7 +140,7 @@ class ResourceStore:
         import numpy as np
 
         array = np.ascontiguousarray(array)
-        data = memoryview(array.reshape(-1).view(np.uint8)) if array.size else memoryview(b"")
+        data = array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
         key = f"w_{sha256(data).hexdigest()[:32]}"
         if key not in self._blobs:
             self._blobs[key] = data

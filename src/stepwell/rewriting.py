@@ -172,4 +172,4 @@ def fuse_locations(locations: Sequence[LocationAttr]) -> LocationAttr:
     known = list(flat)[:_MAX_FUSED]
     if len(known) <= 1:
         return known[0] if known else UnknownLoc()
-    return FusedLoc(known, NoneAttr())
+    return FusedLoc(tuple(known), NoneAttr())
