@@ -181,6 +181,13 @@ class Cache:
         for suffix in (".so", ".weights"):
             self._path("models", key, suffix).unlink(missing_ok=True)
 
+    def prune_daily(self) -> None:
+        """`prune`, if nobody did so today."""
+        stamp = self.directory / "pruned"
+        if not stamp.exists() or time.time() - stamp.stat().st_mtime > 86400:
+            stamp.touch()
+            self.prune()
+
     def prune(self, limit_bytes: int = _LIMIT_BYTES) -> None:
         """Remove the least recently used entries until the rest fits `limit_bytes`."""
         entries = []

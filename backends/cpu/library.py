@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from stepwell.backends.cpu.cache import temporary_directory
+from stepwell.backends.cpu.cache import Cache, temporary_directory
 from stepwell.backends.cpu.manifest import append_manifest
 from stepwell.backends.cpu.signature import (
     ABI_VERSION,
@@ -69,13 +69,14 @@ def build_library(
                 if mapped:
                     file.write(digest.encode())
             assembly = _mapped_assembly(blob_bytes, target) if mapped else _inside_assembly()
-            table = c_source(described, symbol_prefix, blob_bytes if mapped else 0, digest)
+            features = required_features(target)
+            table = c_source(described, symbol_prefix, features, blob_bytes if mapped else 0, digest)
             objects.append(compile_c(table, target))
             library = link(objects, assembly, version_script(symbol_prefix), target, scratch)
             manifest: dict[str, Any] = {
                 "abi_version": ABI_VERSION,
                 "signature": described,
-                "features": required_features(target),
+                "features": features,
                 "symbol_prefix": symbol_prefix,
             }
             if mapped:
@@ -85,6 +86,7 @@ def build_library(
             if mapped:
                 install(scratch / "weights", out.with_suffix(".weights"), move=True)
             install(library, out, move=True)
+            Cache().prune_daily()
         except OSError as error:
             name = error.filename or out
             raise CompileError(

@@ -108,7 +108,11 @@ def _c_table(role: str, slots: Sequence[Mapping[str, Any]], symbols: dict[str, i
 
 
 def c_source(
-    signature: Mapping[str, Any], prefix: str, mapped_bytes: int = 0, mapped_digest: str = ""
+    signature: Mapping[str, Any],
+    prefix: str,
+    features: Sequence[str] = (),
+    mapped_bytes: int = 0,
+    mapped_digest: str = "",
 ) -> str:
     """The C file that tells the runtime about one model and gives its functions their prefixed names."""
     symbols: dict[str, int] = {}
@@ -126,9 +130,10 @@ def c_source(
         '#include "stepwell_rt.h"',
         *tables,
         f"static const char *const symbols[] = {{{names}}};",
+        f"static const char *const features[] = {{{', '.join([*map(_c_string, features), '0'])}}};",
         *(["extern char stepwell_weights[];"] if mapped_bytes else []),
         f"const stepwell_model_table stepwell_model = {{{_c_string(text)},",
-        f"  inputs, outputs, symbols, {counts}, {mapped}}};",
+        f"  inputs, outputs, symbols, features, {counts}, {mapped}}};",
     ]
     if prefix:
         c, p, o = "stepwell_context *c", prefix, "const stepwell_options *o"

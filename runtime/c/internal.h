@@ -68,6 +68,9 @@ void chunks_recycle(stepwell_context *context);
 void chunks_free(stepwell_context *context);
 int map_weights(void);
 
+/* cpu.c */
+int check_cpu(void);
+
 /* check.c */
 int bind_inputs(stepwell_context *context, const stepwell_value *inputs);
 int check_outputs(stepwell_context *context, const stepwell_value *inputs, const stepwell_value *outputs);

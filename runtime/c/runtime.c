@@ -3,5 +3,6 @@
 
 #include "check.c"
 #include "context.c"
+#include "cpu.c"
 #include "memory.c"
 #include "pool.c"

@@ -41,6 +41,7 @@ typedef struct {
   const stepwell_slot *inputs;
   const stepwell_slot *outputs;
   const char *const *symbols;
+  const char *const *features; /* of the CPU, as /proc/cpuinfo names them; NULL ends them */
   int32_t n_inputs;
   int32_t n_outputs;
   int32_t n_symbols;

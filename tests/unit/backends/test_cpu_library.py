@@ -287,6 +287,29 @@ def test_signature_is_canonical():
         canonical_signature({"inputs": [{"name": "x", "dtype": "i3", "shape": []}]}, {}, 1)
 
 
+def test_c_callers_too_are_told_of_a_wrong_cpu(tmp_path, monkeypatch):
+    import ctypes
+
+    if MACHINE != "x86_64":
+        pytest.skip("features of x86")
+    present = set(Path("/proc/cpuinfo").read_text().split())
+    for name in ("sse9", "avx2", "amx_int8"):
+        features = ["sse4_1", name]
+        monkeypatch.setattr("stepwell.backends.cpu.library.required_features", lambda _, f=features: f)
+        library = ctypes.CDLL(str(build(tmp_path / f"{name}.so", [(0, TAIL)], 0)))
+        library.stepwell_create.restype = ctypes.c_void_p
+        library.stepwell_last_error.restype = ctypes.c_char_p
+        assert bool(library.stepwell_create(None)) == (name in present), name
+        if name not in present:
+            assert f"a CPU with {name}".encode() in library.stepwell_last_error(None)
+
+
+def test_the_runtime_knows_every_feature_that_is_asked_for():
+    names = set(toolchain._FEATURES.values())
+    text = (toolchain._RUNTIME / "cpu.c").read_text()
+    assert {name for name in names if f'{{"{name}",' in text} == names
+
+
 def test_unloading_maps_nothing_more(tmp_path):
     path = build(tmp_path / "m.so", [(64, TAIL)], 64, map_above_bytes=0)
 
