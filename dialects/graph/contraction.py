@@ -371,9 +371,14 @@ class ConvTransposeOp(_ConvLike):
     output_padding = integers()
     output_shape = integers()
 
-    def geometry(self) -> tuple[list[Dim], list[Dim], list[Dim], list[int], list[int]]:
-        """Output extents, begin pads, end pads, strides, dilations, per spatial axis."""
-        shape, weights = dims(self.x), dims(self.w)
+    def geometry(
+        self, shape: Sequence[Dim] | None = None, weights: Sequence[Dim] | None = None
+    ) -> tuple[list[Dim], list[Dim], list[Dim], list[int], list[int]]:
+        """
+        Output extents, begin pads, end pads, strides, dilations, per spatial axis (of the operands' types).
+        """
+        shape = dims(self.x) if shape is None else shape
+        weights = dims(self.w) if weights is None else weights
         if len(shape) < 3 or len(weights) != len(shape):
             raise VerifyException(
                 f"{self.name}: input {self.x.type} and weights {self.w.type} must have one"
