@@ -1,0 +1,66 @@
+"""`graph-to-linalg`: whole operators become `linalg.generic` on tensors, and what feeds them."""
+
+from dataclasses import dataclass
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import FunctionType, ModuleOp
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import Block
+from xdsl.passes import ModulePass
+
+from stepwell.conversion.graph_to_linalg import (
+    contraction,
+    control,
+    convolution,
+    data_movement,
+    elementwise,
+    indexing,
+    normalization,
+    pooling,
+    quantization,
+    recurrent,
+    reduction,
+    resize,
+    selection,
+)
+from stepwell.conversion.graph_to_linalg.lowering import LOWERINGS, Lowering, lowered_type, lowers
+
+__all__ = [
+    "LOWERINGS", "GraphToLinalgPass", "Lowering", "contraction", "control", "convolution", "data_movement",
+    "elementwise", "indexing", "lowers", "normalization", "pooling", "quantization", "recurrent", "reduction",
+    "resize", "selection",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GraphToLinalgPass(ModulePass):
+    """
+    Lower every graph op to `linalg.generic` on tensors, `tensor`, `arith`, `math` and `scf`.
+    Requires: inferred shapes. Ensures: no graph op, no encoding and no signed type is left; an op that has
+    no lowering is an error at its place.
+    """
+
+    name = "graph-to-linalg"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        for function in op.body.block.ops:
+            if isinstance(function, FuncOp) and function.body.blocks:
+                _convert(ctx, function)
+
+
+def _convert(ctx: Context, function: FuncOp) -> None:
+    """Build the body of `function` anew, then drop the old one."""
+    old = function.body.block
+    new = Block(arg_types=[lowered_type(t) for t in function.function_type.inputs])
+    lowering = Lowering(ctx, new)
+    for before, after in zip(old.args, new.args, strict=True):
+        after.name_hint, after.location = before.name_hint, before.location
+        lowering.bind(before, after)
+    lowering.convert_block(old)
+    function.body.detach_block(old)
+    old.erase(safe_erase=False)
+    function.body.add_block(new)
+    types = function.function_type
+    function.properties["function_type"] = FunctionType.from_lists(
+        [lowered_type(t) for t in types.inputs], [lowered_type(t) for t in types.outputs]
+    )

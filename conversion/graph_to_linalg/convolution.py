@@ -1,0 +1,250 @@
+"""Convolutions: channels last, padding in front, and a contraction over the kernel's window and channels.
+
+`out[n, o.., oc] += in[n, o*s + k*d .., ic] * w[k.., ic, oc]`; in groups the channel axes are `[g, c]`; a
+depthwise one has neither `oc` nor `ic`. With `layout = "nchw"` (ONNX's) data is transposed around it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from xdsl.dialects.builtin import i32
+from xdsl.ir import SSAValue
+
+from stepwell.conversion.graph_to_linalg.contraction import contract, to_i32
+from stepwell.conversion.graph_to_linalg.lowering import Lowering, dims, is_unsigned, lowers
+from stepwell.diagnostics import unsupported
+from stepwell.dialects.graph.shape import Dim, Expr
+
+
+@dataclass
+class Window:
+    """A sliding window: for each spatial axis its extent, stride, dilation and the padding on both sides."""
+
+    extents: list[int]
+    strides: list[int]
+    dilations: list[int]
+    low: list[Dim]
+    high: list[Dim]
+
+    def reach(self, axis: int) -> int:
+        """How many input elements the window spans."""
+        return (self.extents[axis] - 1) * self.dilations[axis] + 1
+
+
+def is_channels_last(low: Lowering, op: Any) -> bool:
+    return low.attr(op, "layout") == "nhwc"
+
+
+def window_of(
+    low: Lowering, op: Any, extents: Sequence[int], sizes: Sequence[Dim], out: Sequence[Dim]
+) -> Window:
+    """The window of a convolution or a pooling over `sizes`, with `auto_pad` resolved."""
+    count = len(extents)
+    strides = low.attr(op, "strides") or [1] * count
+    dilations = low.attr(op, "dilations") or [1] * count
+    pads = low.attr(op, "pads") or [0] * (2 * count)
+    window = Window(list(extents), strides, dilations, list(pads[:count]), list(pads[count:]))
+    auto = low.attr(op, "auto_pad") or "NOTSET"
+    if auto == "VALID":
+        window.low, window.high = [0] * count, [0] * count
+    for axis in range(count):
+        need = (out[axis] - 1) * strides[axis] + window.reach(axis) - sizes[axis]  # pyright: ignore
+        if auto.startswith("SAME"):
+            total = need if isinstance(need, Expr) else max(need, 0)
+            half = total // 2
+            window.low[axis], window.high[axis] = (half, total - half)
+            if auto == "SAME_LOWER":
+                window.low[axis], window.high[axis] = (total - half, half)
+        elif isinstance(need, int):
+            # what the last window reads: less than asked for where the stride leaves a rest, more in ceil_mode
+            window.high[axis] = max(need - window.low[axis], 0)  # pyright: ignore
+        elif low.attr(op, "ceil_mode"):
+            window.high[axis] = window.high[axis] + strides[axis] - 1
+    return window
+
+
+def to_channels_last(low: Lowering, x: SSAValue) -> SSAValue:
+    rank = low.rank(x)
+    return low.transpose(x, [0, *range(2, rank), 1])
+
+
+def to_channels_first(low: Lowering, x: SSAValue) -> SSAValue:
+    rank = low.rank(x)
+    return low.transpose(x, [0, rank - 1, *range(1, rank - 1)])
+
+
+def convolve(
+    low: Lowering, x: SSAValue, w: SSAValue, window: Window, group: int, out: Sequence[Dim]
+) -> SSAValue:
+    """The convolution of channels-last `x`, padded already, with ONNX's `w[oc, ic / group, k..]`."""
+    count = len(out)
+    spatial = range(2, 2 + count)
+    batch, channels = low.shape(x)[0], low.shape(x)[-1]
+    oc, ic = low.shape(w)[0], low.shape(w)[1]
+    kernel = low.shape(w)[2:]
+    if not isinstance(oc, int) or not isinstance(ic, int):
+        assert low.op is not None
+        raise unsupported(
+            low.op, "the numbers of channels are not known", "export the model with static channels"
+        )
+    each = oc // group
+    sizes = tuple(out)
+
+    def taps(d: Sequence[Any], first: int) -> list[Any]:
+        """`o*s + k*d` for each spatial axis; dims 1.. are the output's, dims `first`.. the kernel's."""
+        return [d[1 + i] * window.strides[i] + d[first + i] * window.dilations[i] for i in range(count)]
+
+    if group == 1:
+        w = low.transpose(w, [*spatial, 1, 0])  # [k.., ic, oc]
+        d = dims(3 + 2 * count)
+        k = 2 + count
+        at_x = [d[0], *taps(d, k), d[k + count]]
+        at_w = [*d[k : k + count], d[k + count], d[1 + count]]
+        return contract(low, "p" * k + "r" * (count + 1), (x, at_x), (w, at_w), (batch, *sizes, oc), d[:k])
+    if ic == 1 and each == 1:
+        w = low.transpose(low.reshape(w, (oc, *kernel)), [*range(1, 1 + count), 0])  # [k.., g]
+        d = dims(2 + 2 * count)
+        k = 2 + count
+        at_x = [d[0], *taps(d, k), d[1 + count]]
+        at_w = [*d[k : k + count], d[1 + count]]
+        return contract(low, "p" * k + "r" * count, (x, at_x), (w, at_w), (batch, *sizes, oc), d[:k])
+    lone = ic == 1  # one input channel a group: no sum over channels
+    shape = low.shape(x)
+    x = x if lone else low.reshape(x, (*shape[:-1], group, ic))
+    w = low.reshape(w, (group, each, *low.shape(w)[1:]))
+    order = [0, *range(3, 3 + count), 2, 1]  # [g, k.., ic, oc]
+    w = low.transpose(w, order)
+    if lone:
+        w = low.reshape(w, (group, *low.shape(w)[1 : 1 + count], each))
+    k = 3 + count
+    d = dims(k + count + (0 if lone else 1))
+    inner = [] if lone else [d[k + count]]
+    at_x = [d[0], *taps(d, k), d[1 + count], *inner]
+    at_w = [d[1 + count], *d[k : k + count], *inner, d[2 + count]]
+    result = contract(
+        low, "p" * k + "r" * (count + len(inner)), (x, at_x), (w, at_w), (batch, *sizes, group, each), d[:k]
+    )
+    assert channels is not None
+    return low.reshape(result, (batch, *sizes, oc))
+
+
+def _spatial(op: Any, low: Lowering) -> tuple[bool, list[Dim]]:
+    """Whether data is channels-last, and the extents of the result's spatial axes."""
+    last = is_channels_last(low, op)
+    shape = low.result_shape(op)
+    return last, list(shape[1:-1] if last else shape[2:])
+
+
+def _convolution(low: Lowering, op: Any, x: SSAValue, w: SSAValue) -> tuple[SSAValue, bool]:
+    """The convolution of an op's data and weights, channels last, and whether it is to stay so."""
+    last, out = _spatial(op, low)
+    if not last:
+        x = to_channels_last(low, x)
+    kernel = low.shape(w)[2:]
+    if not all(isinstance(k, int) for k in kernel):
+        raise unsupported(
+            op, "the extents of the kernel are not known", "export the model with static weights"
+        )
+    sizes = low.shape(x)[1:-1]
+    window = window_of(low, op, [int(k) for k in kernel if isinstance(k, int)], sizes, out)
+    x = low.pad(x, [0, *window.low, 0], [0, *window.high, 0], 0)
+    return convolve(low, x, w, window, low.attr(op, "group") or 1, out), last
+
+
+def _add_bias(low: Lowering, value: SSAValue, bias: SSAValue | None) -> SSAValue:
+    """Plus one number for each channel, the last axis."""
+    if bias is None:
+        return value
+    return low.map(lambda x, b: x + b, [value, bias], low.shape(value), low.element(value))
+
+
+@lowers("conv")
+def _conv(low: Lowering, op: Any) -> SSAValue:
+    x, w, b = [*low.operands(op), None][:3]
+    result, last = _convolution(low, op, x, w)
+    result = _add_bias(low, result, b)
+    return result if last else to_channels_first(low, result)
+
+
+@lowers("conv_integer")
+def _conv_integer(low: Lowering, op: Any) -> SSAValue:
+    x, w, zx, zw = [*low.operands(op), None, None][:4]
+    old = [*op.operand_list(), None, None]
+    flags = [v is not None and is_unsigned(v.type.element_type) for v in old[:4]]
+    x = to_i32(low, x, flags[0], zx, flags[2])
+    known = low.data(w)
+    zero = low.data(zw) if zw is not None else np.zeros((), np.int8)
+    if known is not None and zero is not None:
+        known = known.view(np.uint8) if flags[1] else known
+        zero = zero.view(np.uint8) if flags[3] and zero.dtype.itemsize == 1 else zero
+        shift = (
+            zero.astype(np.int32).reshape([-1] + [1] * (known.ndim - 1))
+            if zero.size > 1
+            else zero.astype(np.int32)
+        )
+        w = low.tensor_constant(known.astype(np.int32) - shift, i32)
+    else:
+        w = to_i32(low, w, flags[1], zw, flags[3], 0)
+    result, last = _convolution(low, op, x, w)
+    return result if last else to_channels_first(low, result)
+
+
+# A transposed convolution is a convolution with stride 1 of the input with zeros put in between, by the
+# kernel turned round.
+@lowers("conv_transpose")
+def _conv_transpose(low: Lowering, op: Any) -> SSAValue:
+    x, w, b = [*low.operands(op), None][:3]
+    last, out = _spatial(op, low)
+    if not last:
+        x = to_channels_last(low, x)
+    kernel = [k for k in low.shape(w)[2:] if isinstance(k, int)]
+    count, group = len(kernel), low.attr(op, "group") or 1
+    strides = low.attr(op, "strides") or [1] * count
+    dilations = low.attr(op, "dilations") or [1] * count
+    extra = low.attr(op, "output_padding") or [0] * count
+    pads = low.attr(op, "pads") or [0] * (2 * count)
+    auto = low.attr(op, "auto_pad") or "NOTSET"
+    sizes = low.shape(x)[1:-1]
+    begin: list[Dim] = list(pads[:count])
+    if auto != "NOTSET" or low.attr(op, "output_shape"):
+        for i in range(count):
+            total = (sizes[i] - 1) * strides[i] + extra[i] + (kernel[i] - 1) * dilations[i] + 1 - out[i]
+            total = total if isinstance(total, Expr) else max(total, 0)
+            half = total // 2
+            begin[i] = (total - half) if auto == "SAME_LOWER" else half
+            if auto == "NOTSET":
+                begin[i] = half
+    if any(s != 1 for s in strides):
+        spread = tuple((n - 1) * s + 1 for n, s in zip(sizes, strides, strict=True))
+        shape = (low.shape(x)[0], *spread, low.shape(x)[-1])
+        zeros = low.fill(0, shape, low.element(x))
+        x = low.insert(x, zeros, [0] * len(shape), [1, *strides, 1])
+        sizes = spread
+    reach = [(k - 1) * d for k, d in zip(kernel, dilations, strict=True)]
+    before = [r - p for r, p in zip(reach, begin, strict=True)]
+    after = [o + r - n - f for o, r, n, f in zip(out, reach, sizes, before, strict=True)]
+    x = low.pad(x, [0, *before, 0], [0, *after, 0], 0)
+    result = convolve(
+        low, x, _turned(low, w, group), Window(kernel, [1] * count, dilations, [], []), group, out
+    )
+    result = _add_bias(low, result, b)
+    return result if last else to_channels_first(low, result)
+
+
+def _turned(low: Lowering, w: SSAValue, group: int) -> SSAValue:
+    """`w[ic, oc / g, k..]` as `[oc, ic / g, k..]` with every kernel axis reversed."""
+    known = low.data(w)
+    shape = low.shape(w)
+    ic, each, *kernel = (int(n) for n in shape if isinstance(n, int))
+    if known is not None:
+        array = known.reshape(group, ic // group, each, *kernel).swapaxes(1, 2)
+        array = np.flip(array, tuple(range(3, array.ndim))).reshape(group * each, ic // group, *kernel)
+        return low.tensor_constant(np.ascontiguousarray(array), low.element(w))
+    w = low.reshape(w, (group, ic // group, each, *kernel))
+    w = low.transpose(w, [0, 2, 1, *range(3, 3 + len(kernel))])
+    d = dims(low.rank(w))
+    at = [*d[:3], *(d[3 + i] * -1 + (k - 1) for i, k in enumerate(kernel))]
+    w = low.map(lambda v: v, [w], low.shape(w), low.element(w), at=[at], widen=False)
+    return low.reshape(w, (group * each, ic // group, *kernel))

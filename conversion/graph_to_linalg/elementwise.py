@@ -1,0 +1,292 @@
+"""Element-wise operators: one all-parallel generic each, operands broadcast by their maps."""
+
+from collections.abc import Callable
+from math import pi, sqrt
+from typing import Any
+
+from xdsl.dialects import math
+from xdsl.dialects.builtin import AnyFloat, Float64Type, IntegerType, f32, f64
+from xdsl.ir import SSAValue
+
+from stepwell.conversion.graph_to_linalg.lowering import Lowering, is_unsigned, lowers
+from stepwell.conversion.graph_to_linalg.scalar import Scalar
+from stepwell.diagnostics import unsupported
+
+Function = Callable[..., Any]
+
+
+def elementwise(low: Lowering, op: Any, body: Function, *, widen: bool = True) -> SSAValue:
+    """The result of a graph op whose operands all broadcast to its shape."""
+    values = [v for v in low.operands(op) if v is not None]
+    shape = low.broadcast_shape([low.shape(v) for v in values])
+    return low.map(body, values, shape, low.result_element(op), unsigned=low.unsigned(op), widen=widen)
+
+
+def _enter(name: str, body: Function) -> None:
+    lowers(name)(lambda low, op: elementwise(low, op, body))
+
+
+def _softplus(x: Scalar) -> Scalar:
+    return x.maximum(0.0) + (-x.absolute()).exp().log1p()
+
+
+def _sign(x: Scalar) -> Scalar:
+    select = x.body.select
+    one = x.lift(1)
+    below = x.lift(0) if x.unsigned else select(x.below(0), -1, 0 * x if x.is_float else x.lift(0))
+    return select(x.above(0), one, below)
+
+
+def _unary(op: Any) -> Function:
+    return lambda x: x.unary(op)
+
+
+_UNARY: dict[str, Function] = {
+    "abs": Scalar.absolute,
+    "acos": _unary(math.AcosOp),
+    "acosh": _unary(math.AcoshOp),
+    "asin": _unary(math.AsinOp),
+    "asinh": _unary(math.AsinhOp),
+    "atan": _unary(math.AtanOp),
+    "atanh": _unary(math.AtanhOp),
+    "bitwise_not": lambda x: ~x,
+    "ceil": lambda x: x.ceil(),
+    "cos": _unary(math.CosOp),
+    "cosh": _unary(math.CoshOp),
+    "erf": Scalar.erf,
+    "exp": Scalar.exp,
+    "floor": Scalar.floor,
+    "hard_swish": lambda x: x * (x * (1.0 / 6.0) + 0.5).clamp(0.0, 1.0),
+    "is_nan": Scalar.is_nan,
+    "log": Scalar.log,
+    "mish": lambda x: x * _softplus(x).tanh(),
+    "neg": lambda x: -x,
+    "not": lambda x: ~x,
+    "reciprocal": lambda x: 1.0 / x,
+    "relu": lambda x: x.maximum(0),
+    "round": Scalar.round_even,
+    "sigmoid": Scalar.sigmoid,
+    "sign": _sign,
+    "sin": _unary(math.SinOp),
+    "sinh": _unary(math.SinhOp),
+    "softplus": _softplus,
+    "softsign": lambda x: x / (x.absolute() + 1.0),
+    "sqrt": Scalar.sqrt,
+    "tan": _unary(math.TanOp),
+    "tanh": Scalar.tanh,
+}
+_BINARY: dict[str, Function] = {
+    "add": lambda a, b: a + b,
+    "and": lambda a, b: a & b,
+    "bitwise_and": lambda a, b: a & b,
+    "bitwise_or": lambda a, b: a | b,
+    "bitwise_xor": lambda a, b: a ^ b,
+    "div": lambda a, b: a / b,
+    "equal": lambda a, b: a.equals(b),
+    "greater": lambda a, b: a.above(b),
+    "greater_or_equal": lambda a, b: a.at_least(b),
+    "less": lambda a, b: a.below(b),
+    "less_or_equal": lambda a, b: a.at_most(b),
+    "mul": lambda a, b: a * b,
+    "or": lambda a, b: a | b,
+    "prelu": lambda x, slope: x.body.select(x.below(0), x * slope, x),
+    "sub": lambda a, b: a - b,
+    "where": lambda c, a, b: c.body.select(c, a, b),
+    "xor": lambda a, b: a ^ b,
+}
+for _name, _body in (_UNARY | _BINARY).items():
+    _enter(_name, _body)
+
+
+def _fold(combine: Function) -> Function:
+    def body(*values: Scalar) -> Scalar:
+        result = values[0]
+        for value in values[1:]:
+            result = combine(result, value)
+        return result
+
+    return body
+
+
+_enter("max", _fold(Scalar.maximum))
+_enter("min", _fold(Scalar.minimum))
+_enter("sum", _fold(lambda a, b: a + b))
+
+
+@lowers("mean")
+def _mean(low: Lowering, op: Any) -> SSAValue:
+    count = len(op.operands)
+    return elementwise(low, op, lambda *values: _fold(lambda a, b: a + b)(*values) / float(count))
+
+
+# name: (attributes, body of x and them)
+_PARAMETRIC: dict[str, tuple[list[str], Function]] = {
+    "celu": (["alpha"], lambda x, a: x.maximum(0.0) + ((x * (1.0 / a)).unary(math.ExpM1Op) * a).minimum(0.0)),
+    "elu": (["alpha"], lambda x, a: x.body.select(x.below(0.0), x.unary(math.ExpM1Op) * a, x)),
+    "hard_sigmoid": (["alpha", "beta"], lambda x, a, b: (x * a + b).clamp(0.0, 1.0)),
+    "leaky_relu": (["alpha"], lambda x, a: x.body.select(x.below(0.0), x * a, x)),
+    "selu": (
+        ["alpha", "gamma"],
+        lambda x, a, g: x.body.select(x.at_most(0.0), x.unary(math.ExpM1Op) * a, x) * g,
+    ),
+    "shrink": (
+        ["lambd", "bias"],
+        lambda x, limit, bias: x.body.select(
+            x.below(-limit), x + bias, x.body.select(x.above(limit), x - bias, 0.0 * x)
+        ),
+    ),
+    "swish": (["alpha"], lambda x, a: x * (x * a).sigmoid()),
+    "thresholded_relu": (["alpha"], lambda x, a: x.body.select(x.above(a), x, 0.0)),
+}
+
+
+def _enter_parametric(name: str, names: list[str], body: Function) -> None:
+    @lowers(name)
+    def lower(low: Lowering, op: Any) -> SSAValue:
+        values = [low.attr(op, n) for n in names]
+        return elementwise(low, op, lambda x: body(x, *values))
+
+
+for _name, (_names, _body) in _PARAMETRIC.items():
+    _enter_parametric(_name, _names, _body)
+
+
+# gelu(x) = x/2 * (1 + erf(x / sqrt 2)), or with tanh(sqrt(2/pi) * (x + 0.044715 x^3)) in place of erf
+@lowers("gelu")
+def _gelu(low: Lowering, op: Any) -> SSAValue:
+    def exact(x: Scalar) -> Scalar:
+        return x * 0.5 * ((x * (1.0 / sqrt(2.0))).erf() + 1.0)
+
+    def by_tanh(x: Scalar) -> Scalar:
+        inner = (x + x * x * x * 0.044715) * sqrt(2.0 / pi)
+        return x * 0.5 * (inner.tanh() + 1.0)
+
+    return elementwise(low, op, by_tanh if low.attr(op, "approximate") == "tanh" else exact)
+
+
+@lowers("clip")
+def _clip(low: Lowering, op: Any) -> SSAValue:
+    x, *limits = [*low.operands(op), None, None][:3]
+    limits = [v if v is None or not low.rank(v) else low.reshape(v, ()) for v in limits]
+    has_low, has_high = limits[0] is not None, limits[1] is not None
+
+    def body(x: Scalar, *ends: Scalar) -> Scalar:
+        rest = list(ends)
+        result = x.maximum(rest.pop(0)) if has_low else x
+        return result.minimum(rest.pop(0)) if has_high else result
+
+    values = [x, *(v for v in limits if v is not None)]
+    unsigned = [is_unsigned(op.operands[0].type.element_type)] * len(values)
+    return low.map(body, values, low.shape(x), low.element(x), unsigned=unsigned)
+
+
+@lowers("cast", "cast_like")
+def _cast(low: Lowering, op: Any) -> SSAValue:
+    x = low[op.operands[0]]
+    source, target = op.operands[0].type.element_type, op.results[0].type.element_type
+    if not all(isinstance(t, AnyFloat | IntegerType) for t in (source, target)):
+        raise unsupported(
+            op, f"a cast from {source} to {target} needs strings or complex numbers", "cast outside"
+        )
+    if source == target:
+        return x
+    element = low.result_element(op)
+    if element == low.element(x) and not isinstance(element, AnyFloat):
+        return x  # the sign is in the ops, not in the type
+    return low.map(
+        lambda v: v.cast(element, is_unsigned(target)), [x], low.shape(x), element,
+        unsigned=[is_unsigned(source)], widen=False,
+    )  # fmt: skip
+
+
+@lowers("is_inf")
+def _is_inf(low: Lowering, op: Any) -> SSAValue:
+    negative, positive = low.attr(op, "detect_negative"), low.attr(op, "detect_positive")
+
+    def body(x: Scalar) -> Scalar:
+        if positive and negative:
+            return x.absolute().equals(float("inf"))
+        if positive or negative:
+            return x.equals(float("inf") if positive else float("-inf"))
+        return x.body.constant(0, low.result_element(op))
+
+    return elementwise(low, op, body)
+
+
+# x^2 = x*x, x^0.5 = sqrt x, x^1 = x, x^3 = x*x*x, x^-1 = 1/x   for a constant exponent
+_POWERS: dict[float, Function] = {
+    2.0: lambda x: x * x,
+    0.5: lambda x: x.sqrt(),
+    1.0: lambda x: x,
+    3.0: lambda x: x * x * x,
+    -1.0: lambda x: 1.0 / x,
+    -0.5: lambda x: 1.0 / x.sqrt(),
+}
+
+
+@lowers("pow")
+def _pow(low: Lowering, op: Any) -> SSAValue:
+    base, exponent = low.operands(op)
+    known = low.known(op.operands[1])
+    element = low.result_element(op)
+    if known is not None and known.size == 1 and isinstance(element, AnyFloat):
+        short = _POWERS.get(float(known.reshape(())))
+        if short is not None:
+            shape = low.broadcast_shape([low.shape(base), low.shape(exponent)])
+            return low.map(short, [base], shape, element)
+
+    def body(a: Scalar, b: Scalar) -> Scalar:
+        if not a.is_float and not b.is_float:
+            b = b.cast(a.type, a.unsigned)
+            return Scalar(a.body, a.body.add(math.IPowIOp(a.value, b.value)), a.unsigned)
+        wide = f64 if Float64Type() in (a.type, b.type) or 64 in (_width(a), _width(b)) else f32
+        result = a.cast(wide).power(b.cast(wide))
+        return result.cast(a.type, a.unsigned)
+
+    return elementwise(low, op, body)
+
+
+def _width(x: Scalar) -> int:
+    return 0 if x.is_float else x.bits
+
+
+@lowers("mod")
+def _mod(low: Lowering, op: Any) -> SSAValue:
+    as_c = low.attr(op, "fmod")
+
+    def body(a: Scalar, b: Scalar) -> Scalar:
+        if a.is_float:
+            rest = a - b * (a / b).truncated()
+            return rest if as_c else a.body.select((rest * b).below(0.0), rest + b, rest)
+        rest = a.remainder(b)
+        if as_c or a.unsigned:
+            return rest
+        # the sign follows the divisor
+        wrong = rest.differs(0) & (rest ^ b).below(0)
+        return a.body.select(wrong, rest + b, rest)
+
+    return elementwise(low, op, body)
+
+
+@lowers("bit_shift")
+def _bit_shift(low: Lowering, op: Any) -> SSAValue:
+    left = low.attr(op, "direction").upper() == "LEFT"
+    return elementwise(low, op, lambda a, b: a.shifted(b, left))
+
+
+@lowers("identity")
+def _identity(low: Lowering, op: Any) -> SSAValue:
+    return low[op.operands[0]]
+
+
+@lowers("dropout")
+def _dropout(low: Lowering, op: Any) -> list[SSAValue]:
+    x, _, training = [*low.operands(op), None, None][:3]
+    if training is not None and (known := low.known(op.operand_list()[2])) is not None and not known.any():
+        training = None
+    if training is not None:
+        raise unsupported(op, "training_mode may be true", "export the model for inference")
+    results = [x]
+    if len(op.results) > 1:
+        results.append(low.fill(True, low.shape(x), low.result_element(op, 1)))
+    return results

@@ -1,0 +1,176 @@
+"""Pooling: a reduction over windows; the extents of the window come from an empty tensor, as in upstream's."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from xdsl.dialects.builtin import f32
+from xdsl.ir import SSAValue
+
+from stepwell.conversion.graph_to_linalg.contraction import accumulator_of
+from stepwell.conversion.graph_to_linalg.convolution import Window, is_channels_last, window_of
+from stepwell.conversion.graph_to_linalg.lowering import Lowering, dims, lowers
+from stepwell.conversion.graph_to_linalg.reduction import lowest_of, reduce
+from stepwell.conversion.graph_to_linalg.scalar import Scalar
+from stepwell.diagnostics import unsupported
+from stepwell.dialects.graph.shape import Dim
+
+
+def _places(low: Lowering, op: Any) -> tuple[int, int]:
+    """The first spatial axis, and the axis of the channels."""
+    last = is_channels_last(low, op)
+    rank = low.rank(low[op.operands[0]])
+    return (1, rank - 1) if last else (2, 1)
+
+
+def _pool(
+    low: Lowering, op: Any, filler: float | int, start: float | int, element: Any, body: Callable[..., Scalar]
+) -> tuple[SSAValue, Window, list[Dim]]:
+    """The reduction with `body(x, acc)` from `start` over the windows of the op's operand padded with `filler`."""
+    x = low[op.operands[0]]
+    first, _ = _places(low, op)
+    kernel = low.attr(op, "kernel_shape")
+    count, rank = len(kernel), low.rank(x)
+    shape = low.result_shape(op)
+    sizes, out = low.shape(x)[first : first + count], shape[first : first + count]
+    window = window_of(low, op, kernel, sizes, out)
+    zeros_before, zeros_after = [0] * first, [0] * (rank - first - count)
+    padded = low.pad(
+        x, [*zeros_before, *window.low, *zeros_after], [*zeros_before, *window.high, *zeros_after], filler
+    )
+    d = dims(rank + count)
+    at = [
+        d[a] * window.strides[a - first] + d[rank + a - first] * window.dilations[a - first]
+        if first <= a < first + count
+        else d[a]
+        for a in range(rank)
+    ]
+    full = tuple(out[a - first] if first <= a < first + count else low.shape(x)[a] for a in range(rank))
+    init = low.fill(start, full, element)
+    shape_of_window = low.empty(kernel, low.element(x))
+    (result,) = low.generic(
+        "p" * rank + "r" * count,
+        [(padded, at), (shape_of_window, d[rank:])],
+        [(init, d[:rank])],
+        lambda v, _, acc: body(v, acc),
+    )
+    return result, window, list(sizes)
+
+
+@lowers("max_pool")
+def _max_pool(low: Lowering, op: Any) -> SSAValue:
+    if len(op.results) > 1:
+        raise unsupported(op, "its output Indices is used", "drop that output")
+    element = low.element(low[op.operands[0]])
+    lowest = lowest_of(element, low.unsigned(op)[0])
+    unsigned = low.unsigned(op)[0]
+
+    def body(x: Scalar, acc: Scalar) -> Scalar:
+        x.unsigned = unsigned
+        return x.maximum(acc)
+
+    return _pool(low, op, lowest, lowest, element, body)[0]
+
+
+def _counts(
+    window: Window, axis: int, size: int, out: int, include_pad: bool, pads: Sequence[int]
+) -> np.ndarray:
+    """For each position of the result on `axis`, how many elements of its window count."""
+    starts = np.arange(out) * window.strides[axis] - int(window.low[axis])  # pyright: ignore
+    taps = starts[:, None] + np.arange(window.extents[axis]) * window.dilations[axis]
+    begin, end = (-pads[axis], size + pads[len(pads) // 2 + axis]) if include_pad else (0, size)
+    return ((taps >= begin) & (taps < end)).sum(1)
+
+
+@lowers("average_pool")
+def _average_pool(low: Lowering, op: Any) -> SSAValue:
+    element = low.element(low[op.operands[0]])
+    wide = accumulator_of(element)
+    total, window, sizes = _pool(low, op, 0.0, 0.0, wide, lambda x, acc: acc + x.cast(wide))
+    first, _ = _places(low, op)
+    count = len(sizes)
+    shape = low.shape(total)
+    include = bool(low.attr(op, "count_include_pad"))
+    full = int(np.prod(window.extents))
+    padded = any(p != 0 for p in (*window.low, *window.high))
+    if not padded or (include and not low.attr(op, "ceil_mode")):
+        return low.map(lambda x: x / float(full), [total], shape, element)
+    out = shape[first : first + count]
+    if not all(isinstance(n, int) for n in (*sizes, *out)):
+        return _divide_by_counts(low, op, total, window, sizes, element, include)
+    pads = low.attr(op, "pads") or [0] * (2 * count)
+    if (low.attr(op, "auto_pad") or "NOTSET").startswith("SAME"):
+        pads = [int(p) for p in (*window.low, *window.high)]  # pyright: ignore
+    number = np.ones((), np.float32)
+    for axis in range(count):
+        along = _counts(window, axis, int(sizes[axis]), int(out[axis]), include, pads)  # pyright: ignore
+        number = np.multiply.outer(number, along.astype(np.float32))
+    d = dims(low.rank(total))
+    counts = low.tensor_constant(number.astype(np.float32), f32)
+    return low.map(
+        lambda x, n: x / n.cast(x.type), [total, counts], shape, element, at=[d, d[first : first + count]]
+    )  # fmt: skip
+
+
+def _divide_by_counts(
+    low: Lowering, op: Any, total: SSAValue, window: Window, sizes: list[Dim], element: Any, include: bool
+) -> SSAValue:
+    """Division by the number of elements that count, computed from the position (dilation 1)."""
+    if include or any(d != 1 for d in window.dilations):
+        raise unsupported(
+            op, "ceil_mode or dilations with extents that are not known", "give the extents numbers"
+        )
+    first, _ = _places(low, op)
+
+    def body(x: Scalar) -> Scalar:
+        number = None
+        for axis, size in enumerate(sizes):
+            start = x.body.index(first + axis) * window.strides[axis] - x.body.extent(window.low[axis])
+            end = (start + window.extents[axis]).minimum(x.body.extent(size))
+            along = end - start.maximum(0)
+            number = along if number is None else number * along
+        assert number is not None
+        return x / number.cast(x.type)
+
+    return low.map(body, [total], low.shape(total), element)
+
+
+@lowers("lp_pool")
+def _lp_pool(low: Lowering, op: Any) -> SSAValue:
+    p = float(low.attr(op, "p") or 2)
+    element = low.element(low[op.operands[0]])
+    wide = accumulator_of(element)
+
+    def body(x: Scalar, acc: Scalar) -> Scalar:
+        x = x.cast(wide)
+        return acc + (x * x if p == 2 else x.absolute() if p == 1 else x.absolute().power(x.lift(p)))
+
+    total, _, _ = _pool(low, op, 0.0, 0.0, wide, body)
+    if p == 1:
+        return low.map(lambda x: x, [total], low.shape(total), element)
+    root = (lambda x: x.sqrt()) if p == 2 else (lambda x: x.power(x.lift(1.0 / p)))
+    return low.map(root, [total], low.shape(total), element)
+
+
+def _global_axes(low: Lowering, op: Any) -> list[int]:
+    first, _ = _places(low, op)
+    rank = low.rank(low[op.operands[0]])
+    return list(range(first, first + rank - 2))
+
+
+@lowers("global_average_pool")
+def _global_average_pool(low: Lowering, op: Any) -> SSAValue:
+    return reduce(low, low[op.operands[0]], _global_axes(low, op), "mean", True)
+
+
+@lowers("global_max_pool")
+def _global_max_pool(low: Lowering, op: Any) -> SSAValue:
+    return reduce(low, low[op.operands[0]], _global_axes(low, op), "max", True)
+
+
+@lowers("global_lp_pool")
+def _global_lp_pool(low: Lowering, op: Any) -> SSAValue:
+    p = low.attr(op, "p") or 2
+    if p not in (1, 2):
+        raise unsupported(op, f"p = {p}", "use p = 1 or 2")
+    return reduce(low, low[op.operands[0]], _global_axes(low, op), f"l{p}", True)

@@ -1,0 +1,95 @@
+"""Quantised tensors: integers with a scale and a zero point, one for the tensor or one for each channel."""
+
+from typing import Any
+
+from xdsl.dialects.builtin import AnyFloat, f32, i32
+from xdsl.ir import SSAValue
+
+from stepwell.conversion.graph_to_linalg.lowering import Lowering, Shape, dims, is_unsigned, lowers
+from stepwell.conversion.graph_to_linalg.reduction import fold, highest_of, lowest_of
+from stepwell.conversion.graph_to_linalg.scalar import Scalar
+from stepwell.diagnostics import unsupported
+
+
+def _parameter(low: Lowering, op: Any, value: SSAValue, rank: int, axis: int) -> list[Any]:
+    """Where a scale or a zero point of a tensor of `rank` axes is read."""
+    own = low.shape(value)
+    if not own:
+        return []
+    if len(own) > 1:
+        raise unsupported(op, "it is quantised in blocks", "quantise by tensor or by channel")
+    return [0] if own[0] == 1 else [dims(rank)[axis % rank]]
+
+
+def rounded(x: Scalar, zero: Scalar | None, element: Any, unsigned: bool) -> Scalar:
+    """`x` to the nearest integer (even at ties), plus the zero point, held in the range of the type."""
+    number = x.round_even()
+    if zero is not None:
+        number = number + zero.cast(f32)
+    held = number.clamp(float(lowest_of(element, unsigned)), float(highest_of(element, unsigned)))
+    return held.as_integer(element, unsigned)
+
+
+@lowers("quantize_linear")
+def _quantize_linear(low: Lowering, op: Any) -> SSAValue:
+    x, scale, zero = [*low.operands(op), None][:3]
+    element = low.result_element(op)
+    unsigned = is_unsigned(op.results[0].type.element_type)
+    if isinstance(element, AnyFloat):
+        raise unsupported(op, f"it quantises to {element}", "quantise to integers")
+    axis, rank = low.attr(op, "axis"), low.rank(x)
+    inputs = [v for v in (x, scale, zero) if v is not None]
+    at = [dims(rank), *(_parameter(low, op, v, rank, axis) for v in inputs[1:])]
+
+    def body(v: Scalar, s: Scalar, *z: Scalar) -> Scalar:
+        return rounded(v.cast(f32) / s.cast(f32), z[0] if z else None, element, unsigned)
+
+    return low.map(
+        body, inputs, low.shape(x), element, at=at, unsigned=[False, False, unsigned][: len(inputs)]
+    )
+
+
+@lowers("dequantize_linear")
+def _dequantize_linear(low: Lowering, op: Any) -> SSAValue:
+    x, scale, zero = [*low.operands(op), None][:3]
+    unsigned = is_unsigned(op.operands[0].type.element_type)
+    axis, rank = low.attr(op, "axis"), low.rank(x)
+    inputs = [v for v in (x, scale, zero) if v is not None]
+    at = [dims(rank), *(_parameter(low, op, v, rank, axis) for v in inputs[1:])]
+
+    def body(v: Scalar, s: Scalar, *z: Scalar) -> Scalar:
+        if v.is_float:
+            raise unsupported(op, "it dequantises floats", "quantise to integers")
+        number = v.as_integer(i32, False)
+        if z:
+            number = number - z[0].as_integer(i32, False)
+        return number.cast(f32) * s.cast(f32)
+
+    return low.map(
+        body,
+        inputs,
+        low.shape(x),
+        low.result_element(op),
+        at=at,
+        unsigned=[unsigned, False, unsigned][: len(inputs)],
+    )
+
+
+@lowers("dynamic_quantize_linear")
+def _dynamic_quantize_linear(low: Lowering, op: Any) -> list[SSAValue]:
+    x = low[op.operands[0]]
+    shape: Shape = low.shape(x)
+    axes = list(range(len(shape)))
+    element = low.result_element(op)
+    bottom = fold(low, [x], axes, f32, 0.0, lambda v, acc: v.minimum(acc))
+    top = fold(low, [x], axes, f32, 0.0, lambda v, acc: v.maximum(acc))
+    scale = low.map(lambda a, b: (b - a) / 255.0, [bottom, top], (), f32)
+
+    def zero_point(a: Scalar, s: Scalar) -> Scalar:
+        return ((-a) / s).clamp(0.0, 255.0).round_even().as_integer(element, True)
+
+    zero = low.map(zero_point, [bottom, scale], (), element)
+    result = low.map(
+        lambda v, s, z: rounded(v / s, z, element, True), [x, scale, zero], shape, element, unsigned=[False, False, True]
+    )  # fmt: skip
+    return [result, scale, zero]
