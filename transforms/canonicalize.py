@@ -30,7 +30,7 @@ from xdsl.transforms.canonicalization_patterns.scf import (
 
 from stepwell.compat import matcher_of
 from stepwell.rewriting import rewrite
-from stepwell.transforms.dce import remove_dead_functions, remove_dead_ops
+from stepwell.transforms.dce import remove_dead_ops
 
 # Integers
 
@@ -440,7 +440,6 @@ class CanonicalizePass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         canonicalize(op)
-        remove_dead_functions(op)
 
     def apply_to_function(self, ctx: Context, function: FuncOp) -> None:
         canonicalize(function)
