@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +24,8 @@ from stepwell.backends.cpu.signature import (
 )  # fmt: skip
 from stepwell.backends.cpu.toolchain import (
     compile_c,
-    compile_objects,
+    compile_object,
+    in_parallel,
     link,
     required_features,
     runtime_object,
@@ -61,7 +63,6 @@ def build_library(
     described = canonical_signature(signature, asdict(target), threads or target.threads)
     blob_bytes = _blob_bytes(weights)
     mapped = blob_bytes > map_above_bytes
-    objects = [*compile_objects(ll_parts, target, opt), runtime_object(target)]
     with temporary_directory() as scratch:
         try:
             with (scratch / "weights").open("wb") as file:
@@ -71,7 +72,9 @@ def build_library(
             assembly = _mapped_assembly(blob_bytes, target) if mapped else _inside_assembly()
             features = required_features(target)
             table = c_source(described, symbol_prefix, features, blob_bytes if mapped else 0, digest)
-            objects.append(compile_c(table, target))
+            jobs = [partial(compile_object, part, target, opt) for part in ll_parts]
+            jobs += [partial(compile_c, table, target), partial(runtime_object, target)]
+            objects = in_parallel(jobs)
             library = link(objects, assembly, version_script(symbol_prefix), target, scratch)
             manifest: dict[str, Any] = {
                 "abi_version": ABI_VERSION,

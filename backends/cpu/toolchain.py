@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -233,20 +233,18 @@ def compile_assembly(ll_text: str, target: Target, opt: int = 2) -> str:
     return _compile_cached(driver, ll_text.encode(), ".ll", flags).decode()
 
 
-def compile_objects(parts: Sequence[str], target: Target, opt: int = 2) -> list[bytes]:
-    """The objects of several modules, two children at a time; in the order of `parts`."""
+def in_parallel(jobs: Sequence[Callable[[], bytes]]) -> list[bytes]:
+    """The results of jobs that compile, in their order; two children run at a time."""
     find_driver()
-    if len(parts) < 2:
-        return [compile_object(part, target, opt) for part in parts]
     workers, threads = ThreadPoolExecutor(_PARALLEL), set()
 
-    def compile_part(part: str) -> bytes:
+    def run(job: Callable[[], bytes]) -> bytes:
         threads.add(threading.get_ident())
-        return compile_object(part, target, opt)
+        return job()
 
     try:
         with unwinding_on_terminate():
-            return list(workers.map(compile_part, parts))
+            return list(workers.map(run, jobs))
     except BaseException:
         # An interrupt reaches this thread only: end the children that the others wait for.
         workers.shutdown(wait=False, cancel_futures=True)
@@ -341,7 +339,6 @@ def link(objects: Sequence[bytes], assembly: str, script: str, target: Target, s
         "-z,noexecstack",
         "--build-id=none",
     ]
-    run_child(driver, [*machine, "-fPIC", "-c", "weights.S", "-o", "weights.o"], scratch)
-    flags = [*machine, "-shared", "-pthread", *(f"-Wl,{flag}" for flag in linker)]
-    run_child(driver, [*flags, "-o", "library.so", *names, "weights.o", "-lm"], scratch)
+    flags = [*machine, "-shared", "-fPIC", "-pthread", *(f"-Wl,{flag}" for flag in linker)]
+    run_child(driver, [*flags, "-o", "library.so", *names, "weights.S", "-lm"], scratch)
     return scratch / "library.so"

@@ -268,6 +268,11 @@ def test_signals_leave_nothing_behind(tmp_path, number):
     assert not (tmp_path / "m.so").exists()
 
 
+def test_assembly():
+    text = toolchain.compile_assembly(TEXT.replace("OFFSET", "0"), TARGET)
+    assert "stepwell_main:" in text and "stepwell_rt_output" in text
+
+
 def test_signature_is_canonical():
     described = canonical_signature(
         {
