@@ -15,6 +15,7 @@ from xdsl.dialects.builtin import (
     VectorType,
 )
 from xdsl.ir import Block, Operation, Region, SSAValue
+from xdsl.ir.affine import AffineConstantExpr
 from xdsl.passes import ModulePass
 from xdsl.traits import is_side_effect_free
 
@@ -263,6 +264,9 @@ def _work(block: Block, vector_bytes: int) -> float:
         if isinstance(op, arith.ConstantOp):
             continue
         cost = 1.0
+        if isinstance(op, vector.TransferReadOp):
+            total += _read(op, vector_bytes)
+            continue
         for value in (*op.operands, *op.results):
             if isinstance(value.type, VectorType):
                 registers = value.type.element_count() * element_bytes(value.type.element_type) / vector_bytes
@@ -277,6 +281,17 @@ def _work(block: Block, vector_bytes: int) -> float:
             cost *= 4
         total += cost
     return total
+
+
+def _read(op: vector.TransferReadOp, vector_bytes: int) -> float:
+    """Two loads run at once, and what the map repeats is loaded once."""
+    type = op.result.type
+    assert isinstance(type, VectorType)
+    size = element_bytes(type.element_type)
+    for extent, expr in zip(type.get_shape(), op.permutation_map.data.results, strict=True):
+        if not isinstance(expr, AffineConstantExpr):
+            size *= extent
+    return max(1.0, size / vector_bytes) / 2
 
 
 def _elements(op: memref.CopyOp) -> int:
