@@ -119,9 +119,12 @@ def _to_host(kernel: func.FuncOp, op: memref.AllocaOp, launches: list[LaunchOp])
     assert isinstance(type, MemRefType)
     sizes = iter(op.dynamic_sizes)
     extents: list[SSAValue | int] = [next(sizes) if e == DYNAMIC_INDEX else e for e in type.get_shape()]
+    # An extent that differs between tiles, such as that of a tail, takes its bound.
+    extents = [e if isinstance(e, int) or (bound := upper_bound(e)) is None else bound for e in extents]
+    unknown = [e for e in extents if not isinstance(e, int)]
     for launch in launches:
         recompute = Recompute(dict(zip(parameters, launch.arguments, strict=True)), launch)
-        if not all(recompute.possible(size) for size in op.dynamic_sizes):
+        if not all(recompute.possible(size) for size in unknown):
             raise unsupported(
                 op, "its extents depend on data inside the kernel", "compute them in the host function"
             )
