@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,7 +137,9 @@ class Compilation:
         from stepwell.backends.llvm_ir import print_llvm_ir
 
         self.progress("ll", "print")
-        return print_llvm_ir(self.module)
+        stream = StringIO()
+        print_llvm_ir(self.module, stream)
+        return stream.getvalue()
 
     def signature(self) -> dict[str, Any]:
         """The interface as plain data: inputs and outputs with name, dtype and shape, and the metadata."""
