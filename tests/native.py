@@ -61,3 +61,62 @@ def call(library: ctypes.CDLL, kernel: str, buffers: list[np.ndarray], dims: lis
     function.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 2 + [ctypes.c_void_p]
     function.restype = None
     function(pointers, extents, begin, tiles, at)
+
+
+RUNTIME = """
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+typedef void (*kernel)(void *const *, const int64_t *, int64_t, int64_t, void *);
+typedef struct { void *data; int64_t rank, dims[8]; } output;
+output outputs[16];
+static void *keep[4096];
+static int kept;
+char message[256];
+static void *room(int64_t n) { return keep[kept++] = aligned_alloc(64, (n + 127) / 64 * 64); }
+void release(void) { while (kept) free(keep[--kept]); }
+void *stepwell_rt_arena(void *c, int64_t n) { return memset(room(n), 0x5a, n); }
+void *stepwell_rt_alloc(void *c, int64_t n) { return memset(room(n), 0x5a, n); }
+void *stepwell_rt_output(void *c, int64_t i, int64_t rank, const int64_t *dims) {
+  int64_t n = 8;
+  outputs[i].rank = rank;
+  for (int d = 0; d < rank; d++) n *= outputs[i].dims[d] = dims[d];
+  return outputs[i].data = memset(room(n), 0x5a, n);
+}
+int stepwell_rt_launch(void *c, kernel k, void *const *b, const int64_t *d, int64_t tiles, int64_t w, int64_t s) {
+  void *scratch = memset(room(s), 0x5a, s);
+  for (int64_t t = 0; t < tiles; t += 2) k(b, d, t, t + 2 < tiles ? t + 2 : tiles, scratch);
+  return 0;
+}
+int stepwell_rt_fail(void *c, const char *m) { strncpy(message, m, 255); return 1; }
+"""
+"""A runtime of one thread; memory is filled with rubbish, and every launch takes two tiles at a time."""
+
+
+class _Output(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_void_p), ("rank", ctypes.c_int64), ("dims", ctypes.c_int64 * 8))
+
+
+def build_models(ir: str, folder: Path) -> ctypes.CDLL:
+    """A library of host functions with the runtime above."""
+    source = folder / "rt.c"
+    source.write_text(RUNTIME)
+    subprocess.run([str(CLANG), "-O1", "-c", "-fPIC", str(source), "-o", str(folder / "rt.o")], check=True)
+    return build(ir, folder, str(folder / "rt.o"))
+
+
+def run_model(library: ctypes.CDLL, inputs: list[np.ndarray], dynamic: list[int], like: list[np.ndarray],
+              entry: str = "stepwell_main") -> list[np.ndarray]:  # fmt: skip
+    """The outputs of a host function, of the element types of `like`."""
+    inputs = [np.require(x, requirements="C") for x in inputs]
+    pointers = (ctypes.c_void_p * max(len(inputs), 1))(*(x.ctypes.data for x in inputs))
+    dims = (ctypes.c_int64 * max(len(dynamic), 1))(*dynamic)
+    status = getattr(library, entry)(None, pointers, dims)
+    assert status == 0, (ctypes.c_char * 256).in_dll(library, "message").value
+    found = []
+    for record, want in zip((_Output * 16).in_dll(library, "outputs"), like, strict=False):
+        shape = tuple(record.dims[: record.rank])
+        size = int(np.prod(shape)) * want.dtype.itemsize
+        found.append(np.frombuffer(ctypes.string_at(record.data, size), want.dtype).reshape(shape))
+    library.release()
+    return found

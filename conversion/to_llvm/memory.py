@@ -331,17 +331,21 @@ def _mixed(low: FunctionLowering, static: DenseArrayBase, dynamic: Sequence[SSAV
     return [low.size(next(values)) if v == DYNAMIC_INDEX else int(v) for v in static.iter_values()]
 
 
-def _kept_dims(source: list[Size], type: MemRefType) -> list[int]:
-    """Which dims of a subview survive in its (perhaps rank-reduced) result type."""
-    wanted = list(static_shape(type))
-    surplus = len(source) - len(wanted)
+def _kept_dims(spelled: list[int], strides: list[Size], type: MemRefType) -> list[int]:
+    """
+    The dims of a subview that its (perhaps rank-reduced) type keeps: `spelled` are its sizes as the op
+    writes them. Where unit dims are ambiguous by extent, the strides tell which ones were dropped.
+    """
+    shape, layout = static_shape(type), layout_strides(type)
     kept: list[int] = []
-    for dim, size in enumerate(source):
-        missing = len(wanted) - len(kept)
-        matches = missing and (wanted[len(kept)] == (size if isinstance(size, int) else DYNAMIC))
-        if size == 1 and surplus and not (matches and len(source) - dim == missing):
-            surplus -= 1
-        else:
+    for dim, (size, stride) in enumerate(zip(spelled, strides, strict=True)):
+        at, left = len(kept), len(spelled) - dim
+        if at == len(shape):
+            break
+        fits = shape[at] == (DYNAMIC if size == DYNAMIC_INDEX else size)
+        if fits and layout is not None and layout[at] != DYNAMIC:
+            fits = stride == layout[at]
+        if fits or left == len(shape) - at:
             kept.append(dim)
     return kept
 
@@ -358,28 +362,10 @@ def _subview(low: FunctionLowering, op: Any) -> None:
     type = op.result.type
     kept = range(len(sizes))
     if len(sizes) != len(static_shape(type)):
-        kept = _kept_by_layout(sizes, strides, type)
+        kept = _kept_dims([int(v) for v in op.static_sizes.iter_values()], strides, type)
     low.buffers[op.result] = Buffer(
         source.pointer, source.element, tuple(sizes[d] for d in kept), tuple(strides[d] for d in kept), place
     )
-
-
-def _kept_by_layout(sizes: list[Size], strides: list[Size], type: MemRefType) -> list[int]:
-    """Unit dims are ambiguous by extent alone; the result's strides tell which ones were dropped."""
-    spelled = layout_strides(type)
-    shape = static_shape(type)
-    if spelled is None:
-        return _kept_dims(sizes, type)
-    kept: list[int] = []
-    for dim, (size, stride) in enumerate(zip(sizes, strides, strict=True)):
-        at, left = len(kept), len(sizes) - dim
-        if at == len(shape):
-            break
-        fits_size = shape[at] == (size if isinstance(size, int) else DYNAMIC) or shape[at] == DYNAMIC
-        fits_stride = spelled[at] == DYNAMIC or not isinstance(stride, int) or spelled[at] == stride
-        if left == len(shape) - at or (fits_size and fits_stride):
-            kept.append(dim)
-    return kept
 
 
 def _same_buffer(low: FunctionLowering, op: Any) -> None:
