@@ -29,9 +29,18 @@ from stepwell.resources import constant_attr, value_of
 _NUMBER_OF = {element: number for number, element in ONNX_ELEMENTS.items()}
 
 
+_BY_THEIR_BODY = {
+    "Attention", "BlackmanWindow", "CausalConvWithState", "CenterCropPad", "HammingWindow", "HannWindow",
+    "LinearAttention", "NegativeLogLikelihoodLoss", "RotaryEmbedding", "SoftmaxCrossEntropyLoss", "SwiGLU",
+}  # fmt: skip
+"""Operators that no pass treats as a whole: they are imported as the body that the standard gives them."""
+
+_IMPORTED_WHOLE = {name: kind for name, kind in ONNX_NAMES.items() if name not in _BY_THEIR_BODY}
+
+
 def operators_of(domain: str) -> dict[str, type[GraphOp]]:
-    """The operators of a domain that have an op here."""
-    return ONNX_NAMES if domain == "" else {}
+    """The operators of a domain that are imported as one op."""
+    return _IMPORTED_WHOLE if domain == "" else {}
 
 
 def is_symbol(name: str) -> bool:

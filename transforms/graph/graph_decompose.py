@@ -369,8 +369,8 @@ def _log_sum_exp(op: GraphOp, emitter: Emitter, x: SSAValue, axes: SSAValue | No
     result = emitter.make("Add", emitter.make("Log", total), finite)
     if op.get("keepdims"):
         return [result]
-    places = axes if axes is not None else emitter.ints(range(_rank(x)))
-    return [emitter.make("Squeeze", result, places)]
+    # The same reduction over extents of 1 drops the axes, whether they are known or not.
+    return [emitter.make("ReduceSum", result, axes, keepdims=0)]
 
 
 # --- normalisations --------------------------------------------------------------------------------------------------
