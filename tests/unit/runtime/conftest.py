@@ -64,3 +64,8 @@ def build(tmp_path_factory):
 @pytest.fixture(scope="session")
 def signatures() -> dict:
     return SIGNATURES
+
+
+@pytest.fixture(scope="session")
+def target() -> Target:
+    return baseline_target()
