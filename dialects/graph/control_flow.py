@@ -92,6 +92,9 @@ def join(op: GraphOp, index: int, types: Sequence[Attribute], outer: set[str]) -
         return tensor_type(result, first.element_type)
     if isinstance(first, SequenceType | OptionalType):
         inner = [t.element if isinstance(t, SequenceType | OptionalType) else t for t in types]
+        if isinstance(first, SequenceType):
+            # An empty sequence does not know the rank of what it will hold, and says 0.
+            inner = [t for t in inner if not isinstance(t, TensorType) or t.get_num_dims()] or inner
         return type(first)(join(op, index, inner, outer))
     return first
 

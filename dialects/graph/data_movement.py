@@ -468,7 +468,8 @@ class SqueezeOp(GraphOp):
         if self.axes is None:
             axes = [i for i, d in enumerate(shape) if d == 1]
         elif (known := known_integers(self.axes)) is None:
-            raise VerifyException(f"{self.name}: axes decide the rank of the result; they must be a constant")
+            rank = len(shape) - _length(self, self.axes)
+            return [tensor_type([self.fresh(0, i) for i in range(rank)], element_type(self.data))]
         else:
             axes = axes_of(self, known, len(shape))
         for axis in axes:
@@ -493,9 +494,8 @@ class UnsqueezeOp(GraphOp):
     def output_types(self) -> Sequence[Attribute]:
         shape = dims(self.data)
         if (known := known_integers(self.axes)) is None:
-            raise VerifyException(
-                f"{self.name}: axes decide the shape of the result; they must be a constant"
-            )
+            rank = len(shape) + _length(self, self.axes)
+            return [tensor_type([self.fresh(0, i) for i in range(rank)], element_type(self.data))]
         rank = len(shape) + len(known)
         axes = axes_of(self, known, rank)
         rest = iter(shape)

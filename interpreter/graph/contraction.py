@@ -247,3 +247,23 @@ def _max_unpool(op: GraphOp, x: Array, index: Array, shape: Array = None) -> Arr
     final = np.zeros(tuple(shape.tolist()), x.dtype)
     final[tuple(map(slice, out.shape))] = out
     return final
+
+
+@evaluates("col2im")
+def _col2im(op: GraphOp, x: Array, image: Array, block: Array) -> Array:
+    rank = len(image)
+    image, block = [int(v) for v in image], [int(v) for v in block]
+    strides, dilations = op.get("strides") or (1,) * rank, op.get("dilations") or (1,) * rank
+    pads = op.get("pads") or (0,) * (2 * rank)
+    padded = [image[i] + pads[i] + pads[rank + i] for i in range(rank)]
+    count = [(padded[i] - (block[i] - 1) * dilations[i] - 1) // strides[i] + 1 for i in range(rank)]
+    columns = x.reshape(x.shape[0], -1, *block, *count)
+    y = np.zeros((x.shape[0], columns.shape[1], *padded), x.dtype)
+    for tap in itertools.product(*map(range, block)):
+        places = tuple(
+            slice(t * d, t * d + (n - 1) * s + 1, s)
+            for t, d, n, s in zip(tap, dilations, count, strides, strict=True)
+        )
+        y[(slice(None), slice(None), *places)] += columns[(slice(None), slice(None), *tap)]
+    crop = tuple(slice(pads[i], pads[i] + image[i]) for i in range(rank))
+    return y[(slice(None), slice(None), *crop)]

@@ -69,7 +69,7 @@ def _div(op: GraphOp, a: Array, b: Array) -> Array:
 @evaluates("mod")
 def _mod(op: GraphOp, a: Array, b: Array) -> Array:
     if a.dtype.kind == "f":
-        return np.fmod(a, b) if op.get("fmod") else a - b * np.floor(a / b)
+        return np.fmod(a, b) if op.get("fmod") else np.mod(a, b)
     safe = np.where((b == 0) | (b == (-1 if b.dtype.kind == "i" else 0)), 1, b).astype(b.dtype)
     return np.fmod(a, safe) if op.get("fmod") else np.mod(a, safe)
 
@@ -135,7 +135,7 @@ def _swish(op: GraphOp, x: Array) -> Array:
     return x * sigmoid(_alpha(op, x) * x)
 
 
-@evaluates("swiglu")
+@evaluates("swi_glu")
 def _swiglu(op: GraphOp, a: Array, b: Array) -> Array:
     return a * sigmoid(_alpha(op, a) * a) * b
 
@@ -231,9 +231,18 @@ def cast(x: Array, dtype: np.dtype, saturate: bool = True, round_mode: str = "up
     if name in ("int4", "uint4", "int2", "uint2"):
         info = ml_dtypes.iinfo(dtype)
         wide = widen(x)
-        if wide.dtype.kind == "f":
-            wide = np.clip(np.rint(wide), int(info.min), int(info.max))
-        return wide.astype(np.int64).astype(dtype)
+        # Rounded to even, and the low bits kept.
+        whole = (np.rint(wide) if wide.dtype.kind == "f" else wide).astype(np.int64)
+        span = int(info.max) - int(info.min) + 1
+        return ((whole - int(info.min)) % span + int(info.min)).astype(dtype)
+    if name == "float8_e8m0fnu":
+        # A power of two: the exponent rounded as asked, 255 for NaN.
+        wide = np.abs(widen(x).astype(np.float64))
+        exponent = np.log2(np.where(wide > 0, wide, 2.0**-127))
+        exponent = {"up": np.ceil, "down": np.floor}.get(round_mode, np.rint)(exponent)
+        high = 127 if saturate else 128
+        bits = np.clip(np.where(np.isfinite(exponent), exponent, high), -127, high) + 127
+        return np.where(np.isnan(wide), 255, bits).astype(np.uint8).view(dtype)
     if dtype.kind in "iu" and (x.dtype.kind == "f" or x.dtype.kind == "V"):
         wide = np.trunc(widen(x).astype(np.float64))
         info = np.iinfo(dtype)

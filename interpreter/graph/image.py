@@ -25,7 +25,9 @@ def _place(op: GraphOp, i: int, extent: int, out: int, scale: float, roi: tuple[
     if mode == "asymmetric":
         return i / scale
     if mode == "align_corners":
-        return 0.0 if out == 1 else i * (extent - 1) / (out - 1)
+        # The tests of ONNX take the extent before it is rounded down.
+        length = extent * scale
+        return 0.0 if length == 1 or out == 1 else i * (extent - 1) / (length - 1)
     if mode == "pytorch_half_pixel":
         return (i + 0.5) / scale - 0.5 if out > 1 else 0.0
     if mode == "tf_crop_and_resize":

@@ -450,3 +450,80 @@ def _rotary_embedding(op: GraphOp, x: Array, cos: Array, sin: Array, positions: 
         turned = np.concatenate([real, imaginary], -1)
     y = np.concatenate([turned, rest], -1)
     return y.reshape(shape) if len(shape) == 3 else y.transpose(0, 2, 1, 3)
+
+
+# --- losses
+
+
+def _likelihood(op: GraphOp, log_prob: Array, labels: Array, weight: Array) -> Array:
+    classes = log_prob.shape[1]
+    ignored = (
+        np.zeros(labels.shape, bool) if op.get("ignore_index") is None else labels == op.get("ignore_index")
+    )
+    safe = np.where(ignored, 0, labels)
+    safe = np.where(safe < 0, safe + classes, safe).astype(np.int64)
+    picked = np.take_along_axis(log_prob, safe[:, None], axis=1)[:, 0]
+    share = np.ones(labels.shape, log_prob.dtype) if weight is None else weight[safe]
+    share = np.where(ignored, 0, share).astype(log_prob.dtype)
+    loss = -picked * share
+    loss = np.where(ignored, 0, loss)
+    if op.get("reduction") == "mean":
+        return loss.sum() / share.sum()
+    return loss.sum() if op.get("reduction") == "sum" else loss
+
+
+@evaluates("negative_log_likelihood_loss")
+def _negative_log_likelihood_loss(op: GraphOp, x: Array, target: Array, weight: Array = None) -> Array:
+    return _likelihood(op, x, target, weight)
+
+
+@evaluates("softmax_cross_entropy_loss")
+def _softmax_cross_entropy_loss(op: GraphOp, x: Array, labels: Array, weight: Array = None) -> Array:
+    log_prob = x - _log_sum_exp(x, 1, True)
+    return _likelihood(op, log_prob, labels, weight), log_prob
+
+
+@evaluates("causal_conv_with_state")
+def _causal_conv_with_state(
+    op: GraphOp, x: Array, weight: Array, bias: Array = None, past: Array = None
+) -> Array:
+    taps = weight.shape[-1]
+    if past is None:
+        past = np.zeros((*x.shape[:2], taps - 1), x.dtype)
+    padded = np.concatenate([past, x], axis=-1)
+    view = np.lib.stride_tricks.sliding_window_view(padded, taps, axis=-1)
+    y = np.einsum("nclk,ck->ncl", view, weight.reshape(weight.shape[0], taps))
+    if bias is not None:
+        y = y + bias[:, None]
+    if op.get("activation") in ("silu", "swish"):
+        y = y * sigmoid(y)
+    return y, padded[..., padded.shape[-1] - (taps - 1) :]
+
+
+@evaluates("linear_attention")
+def _linear_attention(op: GraphOp, q: Array, k: Array, v: Array, past: Array = None, decay: Array = None,
+                      beta: Array = None) -> Array:  # fmt: skip
+    heads, kv, rule = op.get("q_num_heads"), op.get("kv_num_heads"), op.get("update_rule")
+    batch, length, _ = q.shape
+
+    def split(x: Array, count: int) -> Array:
+        return x.reshape(batch, length, count, -1)
+
+    q, k, v = split(q, heads), split(k, kv), split(v, kv)
+    size, width = k.shape[-1], v.shape[-1]
+    scale = op.get("scale") or 1 / np.sqrt(size)
+    state = np.zeros((batch, kv, size, width), np.float32) if past is None else past.astype(np.float32)
+    y = np.zeros((batch, length, heads, width), np.float32)
+    for t in range(length):
+        key, value = k[:, t], v[:, t]
+        if decay is not None and "gated" in rule:
+            factor = np.exp(decay[:, t].astype(np.float32).reshape(batch, kv, -1))
+            state = state * factor[..., None]
+        if "delta" in rule:
+            held = np.einsum("bhk,bhkv->bhv", key, state)
+            rate = 1.0 if beta is None else beta[:, t].reshape(batch, -1, 1)
+            value = rate * (value - held)
+        state = state + key[..., None] * value[:, :, None, :]
+        shared = np.repeat(state, heads // kv, axis=1)
+        y[:, t] = scale * np.einsum("bhk,bhkv->bhv", q[:, t], shared)
+    return y.reshape(batch, length, -1), state
