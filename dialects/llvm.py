@@ -409,6 +409,22 @@ def _conversion(class_name: str, name: str, doc: str) -> type[Operation]:
     return _named(class_name, f"llvm.{name}", doc, members)
 
 
+@irdl_op_definition
+class TruncOp(IRDLOperation):
+    """The low bits; upstream spells absent `overflowFlags` in its generic form as `0 : i32`, xDSL otherwise."""
+
+    name = "llvm.trunc"
+    arg = operand_def()
+    res = result_def()
+    overflowFlags = opt_prop_def(AnyAttr())
+    traits = traits_def(Pure())
+    irdl_options = (ParsePropInAttrDict(),)
+    assembly_format = "$arg attr-dict `:` type($arg) `to` type($res)"
+
+    def __init__(self, arg: SSAValue, type: Attribute):
+        super().__init__(operands=[arg], result_types=[type])
+
+
 FPToSIOp = _conversion(
     "FPToSIOp", "fptosi", "Round towards zero to a signed integer; poison if out of range."
 )
@@ -565,7 +581,7 @@ _OURS: list[type[Operation]] = [
     AbsOp, CtlzOp, CtPopOp, CttzOp, ExtractElementOp, FCmpOp, FLog10Op, FMaximumOp, FMinimumOp, FMulAddOp,
     FPToSIOp, FPToSISatOp, FPToUIOp, FPToUISatOp, FRintOp, FRoundEvenOp, FRoundOp, FTanOp, FTruncOp, FreezeOp,
     FuncOp, GEPOp, ICmpOp, GatherOp, MaskedLoadOp, MaskedStoreOp, MemcpyOp, MemmoveOp, MemsetOp, PoisonOp,
-    PowIOp, SMaxOp, SMinOp, ScatterOp, SelectOp, SwitchOp, UIToFPOp, UMaxOp, UMinOp, *_REDUCTIONS,
+    PowIOp, SMaxOp, SMinOp, ScatterOp, SelectOp, SwitchOp, TruncOp, UIToFPOp, UMaxOp, UMinOp, *_REDUCTIONS,
 ]  # fmt: skip
 _replaced = {op.name for op in _OURS}
 

@@ -45,11 +45,16 @@ def llvm_op(name: str) -> type[Operation]:
 
 
 PTR = LLVMPointerType()
+UNNAMED = IntegerAttr(0, i64)
+"""`unnamed_addr` of a function whose address is its identity."""
 DYNAMIC = DYNAMIC_INDEX
 """An extent or a stride that is not in the type."""
 _GEP_DYNAMIC = DenseArrayBase.from_list(i32, [GEP_USE_SSA_VAL])
 _NO_WRAP_FLAGS = IntegerAttr(0, i32)
 _NSW = {"overflowFlags": IntegerAttr(1, i32)}
+_NO_WRAP = {"overflowFlags": IntegerAttr(0, i32)}
+_DEFAULTS: dict[str, dict[str, Attribute]] = dict.fromkeys(("add", "sub", "mul", "shl"), _NO_WRAP)
+"""Properties that the parser fills in, so that what is printed reads back as the same op."""
 _CONTRACT = FastMathAttr([FastMathFlag.ALLOW_CONTRACT])
 _STRICT = FastMathAttr(None)
 _EMPTY_SEGMENTS = DenseArrayBase.from_list(i32, [])
@@ -172,7 +177,7 @@ class FunctionLowering:
         op = _ops[name].create(
             operands=operands,
             result_types=() if type is None else (type,),
-            properties=properties or {},
+            properties=_DEFAULTS.get(name, {}) if properties is None else properties,
             successors=successors,
         )
         if self.location is not None:

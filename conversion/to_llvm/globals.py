@@ -19,7 +19,14 @@ from xdsl.dialects.builtin import DenseIntOrFPElementsAttr as DenseAttr
 from xdsl.dialects.llvm import GlobalOp, LinkageAttr, LLVMArrayType, LLVMFunctionType
 from xdsl.ir import Attribute, Operation
 
-from stepwell.conversion.to_llvm.core import PTR, FunctionLowering, byte_size, memory_type, static_shape
+from stepwell.conversion.to_llvm.core import (
+    PTR,
+    UNNAMED,
+    FunctionLowering,
+    byte_size,
+    memory_type,
+    static_shape,
+)
 from stepwell.diagnostics import unsupported
 from stepwell.dialects.llvm import FuncOp
 
@@ -136,7 +143,14 @@ def declare(module: ModuleOp, functions: dict[str, LLVMFunctionType]) -> None:
     new: list[Operation] = []
     for name in sorted(functions):
         if name not in symbols:
-            new.append(FuncOp(StringAttr(name), functions[name], LinkageAttr("external")))
+            new.append(
+                FuncOp(
+                    StringAttr(name),
+                    functions[name],
+                    LinkageAttr("external"),
+                    other_props={"unnamed_addr": UNNAMED},
+                )
+            )
     first = module.body.block.first_op
     if new and first is not None:
         module.body.block.insert_ops_before(new, first)

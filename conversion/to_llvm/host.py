@@ -25,6 +25,7 @@ from stepwell.conversion.to_llvm.control import CONTROL
 from stepwell.conversion.to_llvm.core import (
     DYNAMIC,
     PTR,
+    UNNAMED,
     Buffer,
     FunctionLowering,
     Handler,
@@ -323,7 +324,13 @@ class HostToLLVMPass(ModulePass):
         _find_outputs(low, main)
         low.lower_ops(main.body.block)
         low.end()
-        host = FuncOp(HOST_SYMBOL, type, LinkageAttr("external"), body=low.finish())
+        host = FuncOp(
+            HOST_SYMBOL,
+            type,
+            LinkageAttr("external"),
+            body=low.finish(),
+            other_props={"unnamed_addr": UNNAMED},
+        )
         host.location = main.location
         module.body.block.insert_op_before(host, main)
         for message in low.messages.values():

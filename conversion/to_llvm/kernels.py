@@ -23,6 +23,7 @@ from stepwell.conversion.to_llvm.control import CONTROL
 from stepwell.conversion.to_llvm.core import (
     DYNAMIC,
     PTR,
+    UNNAMED,
     FunctionLowering,
     Handler,
     function_type_of,
@@ -137,7 +138,11 @@ def _lower_body(func: Any, handlers: dict[str, Handler], attributes: dict[str, A
         LLVMFunctionType(types),
         LinkageAttr("internal"),
         body=low.finish(),
-        other_props={**attributes, "arg_attrs": _argument_attributes(func, signature, len(types))},
+        other_props={
+            **attributes,
+            "unnamed_addr": UNNAMED,
+            "arg_attrs": _argument_attributes(func, signature, len(types)),
+        },
     )
     body.location = func.location
     return body, low, len(signature.memrefs), dims
@@ -162,7 +167,7 @@ def _wrapper(func: Any, body: FuncOp, buffers: int, dims: int, attributes: dict[
         KERNEL_TYPE,
         LinkageAttr("external"),
         body=low.finish(),
-        other_props=dict(attributes),
+        other_props={**attributes, "unnamed_addr": UNNAMED},
     )
     if SCRATCH_KEY in func.attributes:
         wrapper.attributes[SCRATCH_KEY] = func.attributes[SCRATCH_KEY]

@@ -1,0 +1,173 @@
+"""Integer and float ops of one lane or many have the results that the compiler promises; none traps."""
+
+import numpy as np
+import pytest
+from native import build, call, llvm_ir, lower, needs_clang
+
+_MIN = {8: -(2**7), 16: -(2**15), 32: -(2**31), 64: -(2**63)}
+
+
+def _kernel(name: str, op: str, source: str, target: str, operands: int, width: int) -> str:
+    """`op` on a vector of `width` lanes (or a scalar), element by element."""
+
+    def wrap(element: str) -> str:
+        return element if width == 1 else f"vector<{width}x{element}>"
+
+    arguments = ", ".join(f"%x{i}: memref<?x{source}>" for i in range(operands))
+    reads, uses = [], []
+    for i in range(operands):
+        if width == 1:
+            reads.append(f"%v{i} = memref.load %x{i}[%i] : memref<?x{source}>")
+        else:
+            reads.append(f"%v{i} = vector.load %x{i}[%i] : memref<?x{source}>, {wrap(source)}")
+        uses.append(f"%v{i}")
+    types = wrap(source) if source == target else f"{wrap(source)} to {wrap(target)}"
+    if "cmp" in op:
+        types = wrap(source)
+    write = (
+        f"memref.store %r, %o[%i] : memref<?x{target}>"
+        if width == 1
+        else f"vector.store %r, %o[%i] : memref<?x{target}>, {wrap(target)}"
+    )
+    return f"""
+func.func private @{name}({arguments}, %o: memref<?x{target}>, %begin: index, %end: index) attributes {{stepwell.kernel}} {{
+  %c1 = arith.constant 1 : index
+  %w = arith.constant {width} : index
+  scf.for %t = %begin to %end step %c1 {{
+    %i = arith.muli %t, %w : index
+    {chr(10).join(reads)}
+    %r = {op} {", ".join(uses)} : {types}
+    {write}
+  }}
+  func.return
+}}"""
+
+
+def _run(tmp_path, rows, width):
+    """`rows`: (op, source type, target type, operand arrays, expected); all at once."""
+    text = "".join(
+        _kernel(f"k{n}", op, source, target, len(arrays), width)
+        for n, (op, source, target, arrays, _) in enumerate(rows)
+    )
+    library = build(llvm_ir(lower(text)), tmp_path)
+    for n, (op, _, _, arrays, want) in enumerate(rows):
+        size = -(-len(want) // width) * width
+        padded = [np.resize(a, size) for a in arrays]
+        out = np.zeros(size, want.dtype)
+        call(library, f"k{n}", [*padded, out], [size] * (len(arrays) + 1), tiles=size // width)
+        np.testing.assert_array_equal(out[: len(want)], want, err_msg=op)
+
+
+def _divisions(bits: int):
+    dtype, unsigned = np.dtype(f"i{bits // 8}"), np.dtype(f"u{bits // 8}")
+    low = _MIN[bits]
+    values = [low, low + 1, -7, -1, 0, 1, 2, 7, -low - 1]
+    a, b = (np.array(v, dtype) for v in zip(*[(x, y) for x in values for y in values], strict=True))
+
+    def each(function, kind=dtype):
+        return np.array([function(int(x), int(y)) for x, y in zip(a, b, strict=True)], object).astype(kind)
+
+    def wrap(value: int) -> int:
+        return (value - low) % 2**bits + low
+
+    def truncated(x: int, y: int) -> int:
+        return 0 if y == 0 else wrap(abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1))
+
+    def word(value: int) -> int:
+        return value % 2**bits
+
+    type = f"i{bits}"
+    rows = [
+        ("arith.divsi", type, type, [a, b], each(truncated)),
+        (
+            "arith.remsi",
+            type,
+            type,
+            [a, b],
+            each(lambda x, y: 0 if y in (0, -1) else x - truncated(x, y) * y),
+        ),
+        ("arith.divui", type, type, [a, b], each(lambda x, y: 0 if y == 0 else wrap(word(x) // word(y)))),
+        ("arith.remui", type, type, [a, b], each(lambda x, y: 0 if y == 0 else wrap(word(x) % word(y)))),
+        ("arith.floordivsi", type, type, [a, b], each(lambda x, y: 0 if y == 0 else wrap(x // y))),
+        ("arith.ceildivsi", type, type, [a, b], each(lambda x, y: 0 if y == 0 else wrap(-(-x // y)))),
+        ("arith.shli", type, type, [a, b], each(lambda x, y: wrap(x << y) if 0 <= y < bits else 0)),
+        ("arith.shrsi", type, type, [a, b], each(lambda x, y: x >> y if 0 <= y < bits else 0)),
+        ("arith.shrui", type, type, [a, b], each(lambda x, y: wrap(word(x) >> y) if 0 <= y < bits else 0)),
+        ("arith.maxsi", type, type, [a, b], np.maximum(a, b)),
+        ("arith.minui", type, type, [a, b], np.minimum(a.view(unsigned), b.view(unsigned)).view(dtype)),
+        ("arith.muli", type, type, [a, b], each(lambda x, y: wrap(x * y))),
+        ("arith.cmpi ult,", type, "i1", [a, b], a.view(unsigned) < b.view(unsigned)),
+    ]
+    return rows
+
+
+@needs_clang
+@pytest.mark.parametrize("width", [1, 8])
+@pytest.mark.parametrize("bits", [8, 32, 64])
+def test_integers_never_trap(tmp_path, bits, width):
+    _run(tmp_path, _divisions(bits), width)
+
+
+@needs_clang
+@pytest.mark.parametrize("width", [1, 16])
+def test_floats_to_integers_saturate_and_maxima_propagate_nan(tmp_path, width):
+    x = np.array(
+        [0, -0.9, 1.5, -1.5, 2.5, 127, 128, 300, -129, 255.9, 256, 3e9, -3e9, 5e9, np.inf, -np.inf, np.nan],
+        "f",
+    )
+    y = np.roll(x, 1)
+
+    def saturated(dtype):
+        info = np.iinfo(dtype)
+        whole = np.nan_to_num(np.trunc(x.astype(np.float64)), nan=0)
+        return np.array([min(max(v, info.min), info.max) for v in whole], object).astype(dtype)
+
+    with np.errstate(all="ignore"):
+        rows = [
+            *(("arith.fptosi", "f32", f"i{b}", [x], saturated(f"i{b // 8}")) for b in (8, 32)),
+            *(("arith.fptoui", "f32", f"i{b}", [x], saturated(f"u{b // 8}")) for b in (8, 32)),
+            ("arith.maximumf", "f32", "f32", [x, y], np.maximum(x, y)),
+            ("arith.minimumf", "f32", "f32", [x, y], np.minimum(x, y)),
+            ("arith.maxnumf", "f32", "f32", [x, y], np.fmax(x, y)),
+            ("arith.cmpf ult,", "f32", "i1", [x, y], ~(x >= y)),
+            ("arith.cmpf oeq,", "f32", "i1", [x, y], x == y),
+            ("math.roundeven", "f32", "f32", [x], np.rint(x)),
+            ("math.round", "f32", "f32", [x], np.copysign(np.floor(np.abs(x) + 0.5), x)),
+            ("arith.truncf", "f32", "f16", [x], x.astype(np.float16)),
+            ("arith.extf", "f32", "f64", [x], x.astype(np.float64)),
+            ("arith.sitofp", "i32", "f32", [x.view(np.int32)], x.view(np.int32).astype("f")),
+            ("arith.uitofp", "i32", "f32", [x.view(np.int32)], x.view(np.uint32).astype("f")),
+            ("arith.bitcast", "f32", "i32", [x], x.view(np.int32)),
+        ]
+    _run(tmp_path, rows, width)
+
+
+@needs_clang
+def test_sixteen_bit_floats(tmp_path):
+    """bf16 adds in f32 and rounds once; f16 to bf16 goes through f32."""
+    text = """
+func.func private @k(%x: memref<16xbf16>, %h: memref<16xf16>, %o: memref<16xbf16>, %q: memref<16xbf16>, %begin: index, %end: index) attributes {stepwell.kernel} {
+  %c0 = arith.constant 0 : index
+  %c = arith.constant dense<1.5> : vector<16xbf16>
+  %v = vector.load %x[%c0] : memref<16xbf16>, vector<16xbf16>
+  %s = arith.addf %v, %c : vector<16xbf16>
+  vector.store %s, %o[%c0] : memref<16xbf16>, vector<16xbf16>
+  %w = vector.load %h[%c0] : memref<16xf16>, vector<16xf16>
+  %f = arith.extf %w : vector<16xf16> to vector<16xf32>
+  %t = arith.truncf %f : vector<16xf32> to vector<16xbf16>
+  vector.store %t, %q[%c0] : memref<16xbf16>, vector<16xbf16>
+  func.return
+}"""
+    library = build(llvm_ir(lower(text)), tmp_path)
+
+    def rounded(x: np.ndarray) -> np.ndarray:
+        bits = x.astype(np.float32).view(np.uint32).astype(np.uint64)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+    x = rounded(np.linspace(-3, 3, 16))
+    h = np.linspace(-100, 100, 16).astype(np.float16)
+    o, q = np.zeros(16, np.uint16), np.zeros(16, np.uint16)
+    call(library, "k", [x, h, o, q])
+    wide = (x.astype(np.uint32) << 16).view(np.float32)
+    assert np.array_equal(o, rounded(wide + np.float32(1.5)))
+    assert np.array_equal(q, rounded(h))
