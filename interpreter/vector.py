@@ -30,6 +30,16 @@ def _ints(attribute: Any) -> list[int]:
     return [a.value.data for a in attribute]
 
 
+def _asked(machine: Machine, op: Any, map: AffineMap, shape: tuple[int, ...]) -> np.ndarray:
+    """The lanes that the op's mask asks for; what `in_bounds` promises holds for these only."""
+    if op.mask is None:
+        return np.ones(shape, bool)
+    dims = [e.position for e in map.results if isinstance(e, AffineDimExpr)]
+    mask = machine[op.mask].transpose([sorted(dims).index(d) for d in dims])
+    kept = [n if isinstance(e, AffineDimExpr) else 1 for n, e in zip(shape, map.results, strict=True)]
+    return np.broadcast_to(mask.reshape(kept), shape)
+
+
 def _lanes(
     machine: Machine, op: Any, array: np.ndarray, shape: tuple[int, ...]
 ) -> tuple[tuple[Any, ...], np.ndarray]:
@@ -37,8 +47,9 @@ def _lanes(
     map: AffineMap = op.permutation_map.data
     starts = [machine.integer(i) for i in op.indices]
     in_bounds = [bool(b.value.data) for b in op.in_bounds] if op.in_bounds else [False] * len(shape)
-    inside = np.ones(shape, bool)
     index: list[Any] = [np.int64(s) for s in starts]
+    asked = _asked(machine, op, map, shape)
+    inside = asked
     for dim, expr in enumerate(map.results):
         if isinstance(expr, AffineConstantExpr):
             continue
@@ -48,7 +59,7 @@ def _lanes(
             np.arange(shape[dim]).reshape([-1 if d == dim else 1 for d in range(len(shape))]) + starts[axis]
         )
         good = (lane >= 0) & (lane < extent)
-        if in_bounds[dim] and not good.all():
+        if in_bounds[dim] and not (good | ~asked).all():
             raise compile_error(
                 op,
                 f"lanes {lane.min()} to {lane.max()} of axis {axis} leave its extent {extent} but are marked in bounds",
@@ -56,14 +67,6 @@ def _lanes(
             )
         inside = inside & good
         index[axis] = np.clip(lane, 0, max(extent - 1, 0))
-    if op.mask is not None:
-        mask = machine[op.mask]
-        dims = [e.position for e in map.results if isinstance(e, AffineDimExpr)]
-        order = [sorted(dims).index(d) for d in dims]
-        mask = mask.transpose(order)
-        inside = inside & mask.reshape(
-            [n if isinstance(e, AffineDimExpr) else 1 for n, e in zip(shape, map.results, strict=True)]
-        )
     for axis, i in enumerate(index):
         if inside.any() and (np.min(i) < 0 or np.max(i) >= array.shape[axis]):
             raise compile_error(
@@ -145,8 +148,11 @@ def _store(machine: Machine, op: Any) -> Results:
 @meaning("vector.maskedload")
 def _masked_load(machine: Machine, op: Any) -> Results:
     mask, other = machine[op.mask], machine[op.pass_thru]
-    row, lanes = _row(machine, op, len(mask))
     result = np.array(np.broadcast_to(other, mask.shape))
+    if not mask.any():
+        # A place that nothing is read from need not exist.
+        return (result,)
+    row, lanes = _row(machine, op, len(mask))
     result[mask] = row[_checked(op, row, lanes[mask])]
     return (result,)
 
@@ -154,6 +160,8 @@ def _masked_load(machine: Machine, op: Any) -> Results:
 @meaning("vector.maskedstore")
 def _masked_store(machine: Machine, op: Any) -> Results:
     mask, value = machine[op.mask], machine[op.value_to_store]
+    if not mask.any():
+        return []
     row, lanes = _row(machine, op, len(mask))
     row[_checked(op, row, lanes[mask])] = value[mask]
     return []

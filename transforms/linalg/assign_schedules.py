@@ -50,6 +50,8 @@ _GUESS = 64
 """What a dynamic extent is taken for where operands are weighed."""
 _DOT_ROWS = 4
 """Rows and columns of a tile of dot products: 16 accumulators."""
+_BLOCK, _CHUNK_SIDE = 16, 64
+"""Sides of the block that is turned in registers, and of the tile around it, where an operand is transposed."""
 _CHUNK = 4096
 """Elements of the tile of an element-wise kernel, about a microsecond of work."""
 
@@ -245,8 +247,26 @@ class _Kernel:
                 tile[dim] = width
         elementwise = all(not reduction_dims(n.op) for n in self.nodes.values())
         if elementwise and shared:
+            if dim is not None and (other := self._turned(root, dim)) is not None:
+                lanes = min(self.target.lanes(_widest(root.op)), _BLOCK)
+                for d in (dim, other):
+                    vector[d] = (
+                        lanes if root.extents[d] is None else min(lanes, _power_of_two(root.extents[d]))
+                    )
+                    tile[d] = _CHUNK_SIDE
+                return tile, vector, []
             self._chunk(root, tile, vector)
         return tile, vector, []
+
+    def _turned(self, root: _Node, dim: int) -> int | None:
+        """The dim along which an operand of as many elements as the result lies, if it is not `dim`."""
+        rank = len(root.extents)
+        for value, map in zip(root.op.inputs, maps_of(root.op), strict=False):
+            if isinstance(value.type, TensorType) and len(map.used_dims()) == rank and map.results:
+                runs = _contiguous_dims(map.results[-1])
+                if len(runs) == 1 and runs[0] != dim and root.extents[runs[0]] != 1:
+                    return runs[0]
+        return None
 
     def _chunk(self, root: _Node, tile: list[int], vector: dict[int, int]) -> None:
         """Grow the tile from the innermost dim until it holds enough work."""
@@ -284,8 +304,7 @@ class _Kernel:
         return max(candidates, key=lambda d: (votes[d], d), default=None)
 
     def _width(self, op: linalg.GenericOp, extent: int | None) -> int:
-        widest = max((_bytes(v.type) for v in op.operands), default=4)
-        width = min(_MAX_LANES, _PANEL_REGISTERS * self.target.lanes(widest))
+        width = min(_MAX_LANES, _PANEL_REGISTERS * self.target.lanes(_widest(op)))
         return width if extent is None else min(width, _power_of_two(extent))
 
     def _vector_sizes(self, node: _Node, tile: list[int], vector: dict[int, int]) -> list[int]:
@@ -441,6 +460,10 @@ def _bytes(type: object) -> int:
     if isinstance(element, IntegerType):
         return max(1, element.width.data // 8)
     return element.bitwidth // 8 if isinstance(element, AnyFloat) else 8
+
+
+def _widest(op: linalg.GenericOp) -> int:
+    return max((_bytes(v.type) for v in op.operands), default=4)
 
 
 def _accumulator_bytes(op: linalg.GenericOp) -> int:

@@ -661,6 +661,13 @@ class _Emitter:
         self, base: SSAValue, starts: Sequence[SSAValue], axis_of: dict[int, int], dims: Sequence[int]
     ) -> _Value:
         assert isinstance(base.type, TensorType)
+        present = [d for d in dims if d in axis_of]
+        in_memory = sorted(present, key=axis_of.__getitem__)
+        if present != in_memory:
+            # Whole runs are read as they lie and turned in registers: lane by lane would cost a load each.
+            block = self._transfer(base, starts, axis_of, in_memory)
+            positions = [list(dims).index(d) for d in in_memory]
+            return _Value(self._aligned(block.value, positions, [self.steps[d] for d in dims]), "vector")
         results: list[AffineExpr] = []
         bounds: list[bool] = []
         for dim in dims:

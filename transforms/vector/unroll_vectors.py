@@ -520,8 +520,69 @@ def _shape_cast(u: _Unroller, op: Any) -> None:
     _gather_lanes(u, op, where)
 
 
+def _is_power_of_two(number: int) -> bool:
+    return number > 0 and number & (number - 1) == 0
+
+
+def _rejoined(u: _Unroller, pieces: Pieces, have: int, want: int, element: Attribute) -> Pieces:
+    """The same elements in order, in pieces of `want` lanes instead of `have`; both are powers of two."""
+    if have > want:
+        return [
+            u.emit(
+                vector.ShuffleOp,
+                (piece, piece),
+                VectorType(element, [want]),
+                {"mask": DenseArrayBase.from_list(i64, list(range(start, start + want)))},
+            )
+            for piece in pieces
+            for start in range(0, have, want)
+        ]
+    while have < want:
+        mask = DenseArrayBase.from_list(i64, list(range(2 * have)))
+        pieces = [
+            u.emit(vector.ShuffleOp, pair, VectorType(element, [2 * have]), {"mask": mask})
+            for pair in zip(pieces[::2], pieces[1::2], strict=True)
+        ]
+        have *= 2
+    return pieces
+
+
+def _turn_block(u: _Unroller, op: Any) -> bool:
+    """
+    Transpose a block whose sides are powers of two by perfect shuffles.
+
+    Interleaving the two halves of 2^n elements rotates the bits of every element's index by one: after
+    log2(rows) times the row bits stand where the column bits stood.
+    """
+    type = op.vector.type
+    rows, columns = type.get_shape()
+    if not (_is_power_of_two(rows) and _is_power_of_two(columns)):
+        return False
+    if min(rows, columns) < 2 or max(rows, columns) > u.limit:
+        return False
+    limit = min(rows * columns // 2, max(rows, columns))
+    element = type.element_type
+    pieces = _rejoined(u, list(u.get(op.vector)), columns, limit, element)
+    out = VectorType(element, [limit])
+    masks = [
+        DenseArrayBase.from_list(i64, [start + lane // 2 + (lane % 2) * limit for lane in range(limit)])
+        for start in (0, limit // 2)
+    ]
+    for _ in range(rows.bit_length() - 1):
+        half = len(pieces) // 2
+        pieces = [
+            u.emit(vector.ShuffleOp, pair, out, {"mask": mask})
+            for pair in zip(pieces[:half], pieces[half:], strict=True)
+            for mask in masks
+        ]
+    u.replace(op, _rejoined(u, pieces, limit, rows, element))
+    return True
+
+
 def _transpose(u: _Unroller, op: Any) -> None:
     order = [int(v) for v in op.properties["permutation"].iter_values()]
+    if order == [1, 0] and _turn_block(u, op):
+        return
 
     def where(coordinates: tuple[int, ...]) -> tuple[int, ...]:
         found = [0] * len(order)

@@ -515,3 +515,25 @@ def test_strict_arithmetic_has_no_fused_multiply_add():
     run_pipeline(ctx, module, resolve_pipeline(text))
     names = [op.name for op in module.walk()]
     assert "vector.fma" not in names and "arith.mulf" in names
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (40, 100), (3, 70), (70, 3), (2, 2), (1, 9)])
+@pytest.mark.parametrize("element", ["f32", "i8", "f64"])
+@pytest.mark.parametrize("target", ["x86-64-v4", "x86-64-v3"])
+def test_transposed_blocks_are_turned_in_registers(shape, element, target):
+    """The same numbers after the block has become one-dimensional shuffles."""
+    kernel = Kernel()
+    x, out = kernel.argument(shape[::-1], element), kernel.argument(shape, element)
+    kind = "f" if element[0] == "f" else "i"
+    body = f"%v = arith.add{kind} %a, %a : {element}"
+    y = kernel.generic("mn", ["n, m", "m, n"], [x], out, body)
+    check(kernel, y, target=target, foralls=None)
+    ctx = new_context(DIALECTS)
+    module = parse_module(ctx, kernel.text(y))
+    text = f"set-target{{target={target}}},assign-schedules,tile-and-fuse,vectorise,bufferize,unroll-vectors"
+    run_pipeline(ctx, module, resolve_pipeline(text))
+    verify_module(module)
+    source = np.arange(shape[0] * shape[1]).reshape(shape[::-1]).astype(DTYPES[element])
+    result = np.zeros(shape, DTYPES[element])
+    interpret(module, [source, result], ctx)
+    np.testing.assert_array_equal(result, (source + source).T)
