@@ -87,9 +87,17 @@ class Machine:
             values[argument] = value
         for op in block.ops:
             if op is block.last_op and op.name in _TERMINATORS:
+                for value in op.operands:
+                    self._share(value)
                 return [values[v] for v in op.operands]
             self.run(op)
         return []
+
+    def _share(self, value: SSAValue) -> None:
+        """A tensor that a block gives up is no longer the machine's own where `value` has other readers."""
+        readers = [use for use in value.uses if use.operation.name not in _SCALAR_READS]
+        if len(readers) > 1:
+            self.owned.pop(id(self.values[value]), None)
 
     def run(self, op: Operation) -> None:
         function = MEANINGS.get(op.name)
