@@ -613,9 +613,12 @@ class Lowering:
             return self.tensor_constant(np.ascontiguousarray(array).reshape(shape), self.element(value))
         groups = _reassociate(own, shape)
         if groups is None:
-            flat = self._collapse(value, [list(range(len(own)))] if own else [])
-            if not own:
-                return self._expand(flat, shape, [])
+            if not own:  # a scalar; xDSL knows no expand_shape of rank 0
+                one = TensorType(self.element(value), [1])
+                scalar = self.extract(value, [])
+                flat = self.value(tensor.FromElementsOp.build(operands=[[scalar]], result_types=[one]))
+                return self.reshape(flat, shape)
+            flat = self._collapse(value, [list(range(len(own)))])
             if not shape:
                 return flat if not self.rank(flat) else self._collapse_to_scalar(flat)
             return self._expand(flat, shape, [list(range(len(shape)))])
