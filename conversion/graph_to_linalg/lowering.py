@@ -35,6 +35,7 @@ from xdsl.dialects.linalg.attrs import IteratorType, IteratorTypeAttr
 from xdsl.dialects.linalg.ops import FillOp, GenericOp, YieldOp
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.ir.affine import AffineConstantExpr, AffineExpr, AffineMap
+from xdsl.rewriter import Rewriter
 
 from stepwell.conversion.graph_to_linalg.scalar import Body, Scalar
 from stepwell.diagnostics import unsupported
@@ -205,9 +206,10 @@ class Lowering:
                 f"{op.name}: {len(results)} values for {len(op.results)} results"
             )
         else:
-            results = list(self.add(op.clone(dict(self._values))).results)
-            for result in results:
-                result.type = lowered_type(result.type)  # pyright: ignore[reportAttributeAccessIssue]
+            copy = op.clone(dict(self._values))
+            for result in list(copy.results):
+                Rewriter.replace_value_with_new_type(result, lowered_type(result.type))
+            results = list(self.add(copy).results)
         for before, after in zip(op.results, results, strict=True):
             if after.name_hint is None and before.name_hint is not None:
                 after.name_hint = before.name_hint

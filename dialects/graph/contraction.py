@@ -11,10 +11,12 @@ from stepwell.dialects.graph.core import (
     TENSOR,
     GraphOp,
     broadcast,
+    channels_first,
     dims,
     element_type,
     integer,
     integers,
+    laid_out,
     operator,
     real,
     require_rank,
@@ -249,7 +251,7 @@ def _kernel(op: GraphOp, weights: Sequence[Dim]) -> list[Dim]:
 
 def conv_window(op: GraphOp, x: SSAValue, w: SSAValue) -> Window:
     """The window of a convolution `[n, c, ..] * [m, c / group, ..]`; checks ranks, channels and groups."""
-    shape, weights = dims(x), dims(w)
+    shape, weights = channels_first(op, x), dims(w)
     if len(shape) < 3 or len(weights) != len(shape):
         raise VerifyException(
             f"{op.name}: input {x.type} and weights {w.type} must have one rank, of at"
@@ -271,7 +273,7 @@ def _conv_shape(op: GraphOp, x: SSAValue, w: SSAValue, bias: SSAValue | None) ->
     if bias is not None:
         (extent,) = require_rank(op, bias, 1)
         require_same(op, extent, channels, "extent of the bias and output channels")
-    return [dims(x)[0], channels, *window.output]
+    return laid_out(op, [dims(x)[0], channels, *window.output])
 
 
 class _Windowed(GraphOp):
@@ -287,7 +289,13 @@ class _Windowed(GraphOp):
 
 
 class _ConvLike(_Windowed):
+    """
+    `layout` is that of the input and the result: `nchw`, or channels last, `nhwc`; weights are
+    `[m, c / group, ..]` in both.
+    """
+
     auto_pad = string("NOTSET")
+    layout = string("nchw")
 
 
 @operator
@@ -377,7 +385,7 @@ class ConvTransposeOp(_ConvLike):
         """
         Output extents, begin pads, end pads, strides, dilations, per spatial axis (of the operands' types).
         """
-        shape = dims(self.x) if shape is None else shape
+        shape = channels_first(self, self.x) if shape is None else shape
         weights = dims(self.w) if weights is None else weights
         if len(shape) < 3 or len(weights) != len(shape):
             raise VerifyException(
@@ -423,7 +431,7 @@ class ConvTransposeOp(_ConvLike):
         if self.b is not None:
             (extent,) = require_rank(self, self.b, 1)
             require_same(self, extent, channels, "extent of the bias and output channels")
-        return [tensor_type([dims(self.x)[0], channels, *self.geometry()[0]], found)]
+        return [tensor_type(laid_out(self, [dims(self.x)[0], channels, *self.geometry()[0]]), found)]
 
 
 @operator

@@ -603,6 +603,19 @@ def dims(value: SSAValue) -> list[Dim]:
     return dims_of(value.type)
 
 
+def channels_first(op: GraphOp, value: SSAValue) -> list[Dim]:
+    """The extents of an image operand as `[n, c, ..]`, whatever the `layout` of `op`."""
+    shape = dims(value)
+    return [shape[0], shape[-1], *shape[1:-1]] if op.get("layout") == "nhwc" and len(shape) > 1 else shape
+
+
+def laid_out(op: GraphOp, shape: Sequence[Dim]) -> list[Dim]:
+    """Extents `[n, c, ..]` in the `layout` of `op`: the inverse of `channels_first`."""
+    if op.get("layout") not in (None, "nchw", "nhwc"):
+        raise VerifyException(f"{op.name}: layout {op.get('layout')!r} must be nchw or nhwc")
+    return [shape[0], *shape[2:], shape[1]] if op.get("layout") == "nhwc" else list(shape)
+
+
 def same_dim(a: Dim, b: Dim) -> bool:
     """Whether two extents may be equal: false only if both are numbers, and different."""
     return not (isinstance(a, int) and isinstance(b, int) and a != b)

@@ -12,6 +12,7 @@ from stepwell.dialects.graph.core import (
     GraphOp,
     axis_of,
     broadcast,
+    channels_first,
     dims,
     element,
     element_type,
@@ -22,6 +23,7 @@ from stepwell.dialects.graph.core import (
     require_rank,
     require_same,
     same_elements,
+    string,
 )
 from stepwell.dialects.graph.shape import tensor_type
 
@@ -59,7 +61,7 @@ class LpNormalizationOp(_AlongAxis):
 
 
 def _per_channel(op: GraphOp, x: SSAValue, *parameters: SSAValue | None) -> None:
-    shape = dims(x)
+    shape = channels_first(op, x)
     channels = shape[1] if len(shape) > 1 else 1
     for parameter in parameters:
         if parameter is not None:
@@ -83,6 +85,7 @@ class BatchNormalizationOp(GraphOp):
     running_mean = opt_result_def(TENSOR)
     running_var = opt_result_def(TENSOR)
     epsilon = real(1e-5)
+    layout = string("nchw")
     momentum = real(0.9)
     training_mode = integer(0)
 

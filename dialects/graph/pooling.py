@@ -11,11 +11,12 @@ from stepwell.dialects.graph.contraction import Window
 from stepwell.dialects.graph.core import (
     TENSOR,
     GraphOp,
-    dims,
+    channels_first,
     element_type,
     integer,
     integers,
     known_integers,
+    laid_out,
     operator,
     real,
     require_rank,
@@ -26,7 +27,7 @@ from stepwell.dialects.graph.shape import Dim, tensor_type
 
 
 def _spatial_rank(op: GraphOp, x: SSAValue) -> list[Dim]:
-    shape = dims(x)
+    shape = channels_first(op, x)
     if len(shape) < 3:
         raise VerifyException(
             f"{op.name}: operand {x.type} must have rank 3 or more (batch, channels, space)"
@@ -35,10 +36,14 @@ def _spatial_rank(op: GraphOp, x: SSAValue) -> list[Dim]:
 
 
 class _Pool(GraphOp):
-    """`x[n, c, ..] -> y[n, c, ..]`; with `ceil_mode` a last window may reach over the end."""
+    """
+    `x[n, c, ..] -> y[n, c, ..]`, or channels last with `layout = "nhwc"`; with `ceil_mode` a last window may
+    reach over the end.
+    """
 
     x = operand_def(TENSOR)
     y = result_def(TENSOR)
+    layout = string("nchw")
     auto_pad = string("NOTSET")
     ceil_mode = integer(0)
     dilations = integers()
@@ -55,7 +60,8 @@ class _Pool(GraphOp):
         return Window(self, shape[2:], kernel, bool(self.get("ceil_mode")))
 
     def output_types(self) -> Sequence[Attribute]:
-        return [tensor_type([*dims(self.x)[:2], *self.window().output], element_type(self.x))]
+        shape = [*channels_first(self, self.x)[:2], *self.window().output]
+        return [tensor_type(laid_out(self, shape), element_type(self.x))]
 
 
 @operator
@@ -86,19 +92,21 @@ class MaxPoolOp(_Pool):
     storage_order = integer(0)
 
     def output_types(self) -> Sequence[Attribute]:
-        shape = [*dims(self.x)[:2], *self.window().output]
+        shape = laid_out(self, [*channels_first(self, self.x)[:2], *self.window().output])
         return [tensor_type(shape, element_type(self.x)), tensor_type(shape, i64)]
 
 
 class _GlobalPool(GraphOp):
     x = operand_def(TENSOR)
     y = result_def(TENSOR)
+    layout = string("nchw")
 
     def output_types(self) -> Sequence[Attribute]:
-        shape = dims(self.x)
+        shape = channels_first(self, self.x)
         if len(shape) < 2:
             raise VerifyException(f"{self.name}: operand {self.x.type} must have rank 2 or more")
-        return [tensor_type([*shape[:2], *[1] * (len(shape) - 2)], element_type(self.x))]
+        ones = laid_out(self, [*shape[:2], *[1] * (len(shape) - 2)])
+        return [tensor_type(ones, element_type(self.x))]
 
 
 @operator

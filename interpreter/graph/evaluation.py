@@ -77,10 +77,15 @@ def evaluate(op: GraphOp, operands: Sequence[Any]) -> tuple[Any, ...]:
         )
     if op.name not in _EXACT:
         operands = [widen(v) for v in operands]
+    channels_last = op.get("layout") == "nhwc"
+    if channels_last:
+        operands = [np.moveaxis(operands[0], -1, 1), *operands[1:]]
     with np.errstate(all="ignore"):
         outputs = function(op, *operands)
     if not isinstance(outputs, tuple):
         outputs = (outputs,)
+    if channels_last:
+        outputs = tuple(np.moveaxis(v, 1, -1) if np.ndim(v) > 2 else v for v in outputs)
     kept = [v for v, keep in zip(outputs, op.present_outputs(len(outputs)), strict=True) if keep]
     return tuple(narrow(v, r.type) for v, r in zip(kept, op.results, strict=True))
 
