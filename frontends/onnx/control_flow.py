@@ -34,7 +34,7 @@ def build_with_regions(
     operands: Sequence[SSAValue | None],
     attributes: dict[str, Any],
     subgraphs: "Mapping[str, Subgraph]",
-) -> list[SSAValue]:
+) -> Sequence[SSAValue | None]:
     """The results of an op with regions; an `If` whose condition is known is the branch that it takes."""
     name = kind.ONNX_NAME
     if name == "If":

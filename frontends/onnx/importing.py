@@ -379,7 +379,7 @@ class Importer:
             attributes = self._attributes(node, scope, versions, bindings, where)
             results = self._call(node, operands, attributes, versions)
             for name, result in zip(node.output, results, strict=False):
-                if name:
+                if name and result is not None:
                     scope.values[name] = result
         self.location = inside
 
@@ -433,13 +433,12 @@ class Importer:
         operands: list[SSAValue | None],
         attributes: dict[str, Any],
         versions: Mapping[str, int],
-    ) -> Sequence[SSAValue]:
+    ) -> Sequence[SSAValue | None]:
         domain, op = domain_of(node.domain), node.op_type
         used = [bool(name) for name in node.output]
         if function := self.functions.get((domain, op, node.overload)):
-            return self._inline(
-                function, operands, attributes, {**versions, **opsets_of(function.opset_import, self.label)}
-            )
+            known = {**versions, **opsets_of(function.opset_import, self.label)}
+            return self._inline(function, operands, attributes, known, used)
         where, location = self.where, self.location
         call = Call(op, domain, versions.get(domain, 1), operands, attributes, used, where)
         try:
@@ -464,7 +463,7 @@ class Importer:
             return ImportModelError(f"{where}: {text}; correct the model")
         return InternalError(f"{where}: {type(error).__name__}: {text}; please report this model")
 
-    def _standard(self, call: Call) -> Sequence[SSAValue]:
+    def _standard(self, call: Call) -> Sequence[SSAValue | None]:
         if call.domain == "com.microsoft" or (not call.domain and call.op in DEFAULT_DOMAIN):
             if rule := CONTRIB.get(call.op):
                 return list(rule(call, self))
@@ -550,10 +549,11 @@ class Importer:
 
     def emit(
         self, op: str, *operands: SSAValue | None, results: int = 1, **attributes: Any
-    ) -> list[SSAValue]:
+    ) -> list[SSAValue | None]:
         schema = _schema(op, "", 1 << 30)
         assert schema is not None, f"{op} must be an operator of the newest opset"
-        return self._build(op, "", list(operands), attributes, [True] * results)[:results]
+        made = self._build(op, "", list(operands), attributes, [True] * results)[:results]
+        return [value for value in made if value is not None]
 
     def shape(self, value: SSAValue) -> list[Any]:
         return list(dims_of(value.type))
@@ -580,7 +580,7 @@ class Importer:
         operands: Sequence[SSAValue | None],
         attributes: dict[str, Any],
         used: Sequence[bool],
-    ) -> list[SSAValue]:
+    ) -> list[SSAValue | None]:
         schema = _schema(op, domain, 1 << 30)
         if schema is not None:
             _fill_defaults(attributes, schema)
@@ -602,7 +602,7 @@ class Importer:
             return build_with_regions(self, kind, operands, plain, regions)
         return self.place(building.build(kind, operands, plain, used))
 
-    def place(self, op: GraphOp) -> list[SSAValue]:
+    def place(self, op: GraphOp) -> list[SSAValue | None]:
         """Append `op` to the block at hand, with the location of the node at hand; its results in ONNX's order."""
         if self.location is not None:
             op.location = self.location
@@ -617,7 +617,8 @@ class Importer:
         operands: Sequence[SSAValue | None],
         attributes: Mapping[str, Any],
         versions: Mapping[str, int],
-    ) -> list[SSAValue]:
+        used: Sequence[bool],
+    ) -> list[SSAValue | None]:
         where = self.where
         if len(operands) > len(function.input):
             why = f"{len(operands)} inputs for a function of {len(function.input)}"
@@ -634,7 +635,11 @@ class Importer:
             self.location or NameLoc(StringAttr(function.name), self._top()),
         )
         self._run([_without(node, absent) for node in function.node], scope, versions, bindings)
-        results = [self._find(name, scope, where) for name in function.output]
+        wanted = [*used, *[False] * len(function.output)]
+        results = [
+            self._find(name, scope, where) if want or name in scope else None
+            for name, want in zip(function.output, wanted, strict=False)
+        ]
         self.location = location
         return results
 
@@ -651,16 +656,13 @@ class Importer:
         operands: Sequence[SSAValue | None],
         attributes: Mapping[str, Any],
         used: Sequence[bool],
-    ) -> list[SSAValue]:
+    ) -> list[SSAValue | None]:
         """Express an operator by the body that the standard gives it."""
         function = self._standard_body(schema, operands, attributes, used)
         versions = opsets_of(function.opset_import, self.label)
-        for index in range(len(function.output)):
-            # An output that nobody reads may be one that the body cannot compute from what is given.
-            if index >= len(used) and len(function.output) > len(used):
-                del function.output[index:]
-                break
-        return self._inline(function, operands, attributes, {"": NEWEST_OPSET, **versions})
+        known = {"": NEWEST_OPSET, **versions}
+        # An output that nobody reads may be one that the body cannot compute from what is given.
+        return self._inline(function, operands, attributes, known, used)
 
     def _standard_body(
         self,
