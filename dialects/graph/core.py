@@ -345,21 +345,26 @@ class GraphOp(IRDLOperation):
         return listed
 
     def fresh(self, index: int, axis: int) -> Dim:
-        """The extent that result `index` itself defines on `axis`: the symbol it has, or a new one."""
-        flags = self.present_outputs()
+        """The extent that result `index` itself defines on `axis`: what its type says, or a new symbol."""
+        flags = self.present_outputs(max(index + 1, len(self.RESULT_KINDS)))
         position = sum(flags[:index])
-        if position < len(self.results) and (index >= len(flags) or flags[index]):
+        if self.results and (not flags[index] or position >= len(self.results)):
+            return unknown()
+        if self.results:
             type_ = self.results[position].type
             if isinstance(type_, TensorType) and axis < type_.get_num_dims():
                 dim = dims_of(type_)[axis]
-                if isinstance(dim, Expr) and dim.symbol_name is not None:
+                if isinstance(dim, int) or dim.is_known:
                     return dim
-        if self.results and position >= len(self.results):
-            return unknown()
-        return fresh_symbol(self)
+        # To verify must not use up symbols, so that the text does not depend on how often it is done.
+        return unknown() if self.__dict__.get("__verifying__") else fresh_symbol(self)
 
     def verify_(self) -> None:
-        want = self.infer_types()
+        self.__dict__["__verifying__"] = True
+        try:
+            want = self.infer_types()
+        finally:
+            del self.__dict__["__verifying__"]
         if len(want) != len(self.results):
             raise VerifyException(f"{self.name}: has {len(self.results)} results, must have {len(want)}")
         for i, (expected, result) in enumerate(zip(want, self.results, strict=True)):

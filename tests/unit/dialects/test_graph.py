@@ -157,6 +157,17 @@ def test_unknown_extents_get_fresh_symbols_and_keep_them():
     module.verify()
 
 
+def test_verifying_uses_up_no_symbols_and_pieces_keep_theirs():
+    module, (x, sizes) = values(t("n", 8), t(3, element=i64))
+    split = graph.SplitOp.build([x, sizes], {"axis": 0})
+    found = graph.NonZeroOp.build([x], result_types=[tensor_type([2, parse_dim("?")], i64)])
+    module.body.block.add_ops([split, found])
+    assert [r.type for r in split.results] == [t("s0", 8), t("s1", 8), t("s2", 8)] == split.infer_types()
+    module.verify()
+    module.verify()
+    assert found.infer_types() == [t(2, "s3", element=i64)]
+
+
 @pytest.mark.parametrize(
     ("name", "types", "attributes", "message"),
     [
