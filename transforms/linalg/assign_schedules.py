@@ -238,14 +238,16 @@ class _Kernel:
                 own = parallel_dims(node.op)
                 shared &= {node.root_dims[d] for d in own if d in node.root_dims}
         tile = [1 if d in shared else 0 for d in range(rank)]
-        dim = self._vector_dim(root)
+        elementwise = all(not reduction_dims(n.op) for n in self.nodes.values())
+        dim = _written_along(root) if elementwise else None
+        if dim is None:
+            dim = self._vector_dim(root)
         vector: dict[int, int] = {}
         if dim is not None:
             width = self._width(root.op, root.extents[dim])
             vector[dim] = width
             if dim in shared:
                 tile[dim] = width
-        elementwise = all(not reduction_dims(n.op) for n in self.nodes.values())
         if elementwise and shared:
             if dim is not None and (other := self._turned(root, dim)) is not None:
                 lanes = min(self.target.lanes(_widest(root.op)), _BLOCK)
@@ -357,13 +359,14 @@ class _Contraction:
             return None
         last = out.results[-1]
         columns = last.position if isinstance(last, AffineDimExpr) else None
-        if columns is not None and columns not in _contiguous_dims(b.results[-1]):
+        strided = factors is None and columns in b.results[-1].used_dims()
+        if columns is not None and not strided and columns not in _contiguous_dims(b.results[-1]):
             if columns in _contiguous_dims(a.results[-1]):
                 a, b = b, a
             else:
                 columns = None
         if columns is None:
-            return _Contraction._dot(node, a, b)
+            return _Contraction._dot(node, a, b) if factors is not None else None
         in_a, in_b = a.used_dims(), b.used_dims()
         depthwise = columns in in_a and columns in in_b
         batch = [d for d in parallel if d in in_a and d in in_b and d != columns]
@@ -422,6 +425,14 @@ def _is_window_or_contraction(op: linalg.GenericOp) -> bool:
     if not reduction_dims(op) or len(op.outputs) != 1:
         return False
     return _window_operand(op, default=-1) >= 0
+
+
+def _written_along(node: _Node) -> int | None:
+    """The dim along which the result lies in memory: reads can be turned in registers, scattered writes not."""
+    for expr in reversed(output_map(node.op).results):
+        if isinstance(expr, AffineDimExpr) and node.extents[expr.position] != 1:
+            return expr.position
+    return None
 
 
 def _window_operand(op: linalg.GenericOp, default: int = 0) -> int:

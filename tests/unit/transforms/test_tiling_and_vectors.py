@@ -178,17 +178,7 @@ def matmul(m, n, k, layout="kn", epilogue=False, dynamic=False):
     return kernel, h
 
 
-SIZES = [
-    (1, 1, 1),
-    (1, 64, 7),
-    (6, 64, 3),
-    (7, 65, 5),
-    (32, 10, 9),
-    (49, 128, 4),
-    (13, 100, 6),
-    (5, 33, 0),
-    (2, 3, 70),
-]
+SIZES = [(1, 64, 7), (7, 65, 5), (49, 128, 4), (13, 100, 6), (5, 33, 0), (2, 3, 70)]
 
 
 @pytest.mark.parametrize("layout", ["kn", "km", "nk", "packed"])
@@ -283,7 +273,7 @@ def test_windows(size, stride, kind):
     check(kernel, y, foralls=None)
 
 
-@pytest.mark.parametrize("shape", [(3, 5), (64, 64), (1, 1000), (100, 130), (7, 1), (300, 3)])
+@pytest.mark.parametrize("shape", [(3, 5), (1, 1000), (100, 130), (7, 1)])
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("second", ["m, n", "n", "m", "n, m", ""])
 def test_elementwise(shape, dynamic, second):
@@ -335,7 +325,7 @@ def test_narrow_integers_are_multiplied_wide():
     check(kernel, kernel.generic("mnk", ["m, k", "k, n", "m, n"], [x, y], kernel.fill(out, "0"), body, "k"))
 
 
-@pytest.mark.parametrize("shape", [(5, 7), (3, 64), (20, 100), (1, 130), (300, 2)])
+@pytest.mark.parametrize("shape", [(5, 7), (20, 100), (1, 130), (300, 2)])
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("kind", ["add", "max"])
@@ -537,3 +527,31 @@ def test_transposed_blocks_are_turned_in_registers(shape, element, target):
     result = np.zeros(shape, DTYPES[element])
     interpret(module, [source, result], ctx)
     np.testing.assert_array_equal(result, (source + source).T)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(1, 3, 7, 7), (2, 5, 4, 33)])
+def test_windows_with_channels_outside(stride, size):
+    n, c, h, w = size
+    kernel = Kernel()
+    x, out = kernel.argument((n, c, (h - 1) * stride + 3, (w - 1) * stride + 2)), kernel.argument(size)
+    window = f"n, c, h * {stride} + p, w * {stride} + q"
+    start = kernel.fill(out, "0xff800000")
+    body = "%v = arith.maximumf %a, %o : f32"
+    maps = [window, "p, q", "n, c, h, w"]
+    check(
+        kernel,
+        kernel.generic("nchwpq", maps, [x, kernel.empty((3, 2), None)], start, body, "pq"),
+        foralls=None,
+    )
+
+
+@pytest.mark.parametrize("size", [(1, 20, 5, 33), (2, 3, 4, 1), (1, 64, 7, 7)])
+def test_result_in_another_order_than_its_inputs(size):
+    n, c, h, w = size
+    kernel = Kernel()
+    x, y, b = kernel.argument((n, h, w, c)), kernel.argument((n, h, w, c)), kernel.argument((c,))
+    out = kernel.argument(size)
+    body = "%s = arith.addf %a, %b : f32\n%v = arith.mulf %s, %c : f32"
+    maps = ["n, h, w, c", "n, h, w, c", "c", "n, c, h, w"]
+    check(kernel, kernel.generic("nchw", maps, [x, y, b], out, body), foralls=None)
