@@ -31,7 +31,7 @@ def lower(text: str, passes: tuple[str, ...] = KERNEL_PASSES) -> ModuleOp:
     module.verify()
     for name in passes:
         compat.load_entry(PASSES[name])().apply(context, module)
-    module.verify()
+        module.verify()
     return module
 
 

@@ -498,7 +498,10 @@ def _print_freeze(p: _FunctionPrinter, op: Any) -> None:
 
 
 def _print_br(p: _FunctionPrinter, op: Any) -> None:
-    p.line(op, f"br label %{p.labels[op.successors[0]]}")
+    loop = ""
+    if (unroll := op.attributes.get(_UNROLL_KEY)) is not None:
+        loop = f", !llvm.loop !{p.module.loop(unroll.value.data)}"
+    p.line(op, f"br label %{p.labels[op.successors[0]]}{loop}")
 
 
 def _print_cond_br(p: _FunctionPrinter, op: Any) -> None:
@@ -553,6 +556,9 @@ _HANDLERS: dict[str, Callable[[_FunctionPrinter, Any], None]] = {
     "llvm.unreachable": _print_unreachable,
 }
 
+_UNROLL_KEY = "stepwell.unroll"
+"""On the branch back of a loop: how many iterations to put into one."""
+
 _FUNCTION_FLAGS = {"no_inline": "noinline", "no_unwind": "nounwind", "optimize_none": "optnone"}
 _VISIBILITY = ("", "hidden ", "protected ")
 _UNNAMED = ("", "local_unnamed_addr ", "unnamed_addr ")
@@ -562,6 +568,14 @@ class _ModulePrinter:
     def __init__(self) -> None:
         self.declarations: dict[str, str] = {}
         self.attribute_groups: dict[str, int] = {}
+        self.metadata: list[str] = []
+
+    def loop(self, unroll: int) -> int:
+        """The number of a loop's own metadata node, which asks for `unroll` iterations in one."""
+        number = len(self.metadata)
+        self.metadata.append(f"distinct !{{!{number}, !{number + 1}}}")
+        self.metadata.append(f'!{{!"llvm.loop.unroll.count", i32 {unroll}}}')
+        return number
 
     def print(self, module: ModuleOp, stream: IO[str]) -> None:
         parts: list[str] = []
@@ -579,6 +593,8 @@ class _ModulePrinter:
             stream.write(f"{self.declarations[name]}\n")
         for group, number in self.attribute_groups.items():
             stream.write(f"attributes #{number} = {{ {group} }}\n")
+        for number, text in enumerate(self.metadata):
+            stream.write(f"!{number} = {text}\n")
 
     def _global(self, op: Any) -> str:
         linkage = op.linkage.linkage.data

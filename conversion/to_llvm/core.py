@@ -59,6 +59,9 @@ _CONTRACT = FastMathAttr([FastMathFlag.ALLOW_CONTRACT])
 _STRICT = FastMathAttr(None)
 _EMPTY_SEGMENTS = DenseArrayBase.from_list(i32, [])
 
+UNROLL_KEY = "stepwell.unroll"
+"""On the branch back of a loop: how many iterations clang is asked to put into one."""
+
 Size = int | SSAValue
 """An extent or stride: known now, or an i64 at run time."""
 
@@ -477,7 +480,7 @@ class FunctionLowering:
 
     def loop(
         self, low: SSAValue, high: SSAValue, step: SSAValue, initial: Sequence[SSAValue],
-        body: Callable[[SSAValue, Sequence[SSAValue]], Sequence[SSAValue]],
+        body: Callable[[SSAValue, Sequence[SSAValue]], Sequence[SSAValue]], unroll: int = 1,
     ) -> list[SSAValue]:  # fmt: skip
         """`for (i = low; i < high; i += step)`, signed; `body` maps carried values to the next ones."""
         types = [low.type, *(value.type for value in initial)]
@@ -491,6 +494,9 @@ class FunctionLowering:
         following = body(induction, carried)
         following = [self.emit("add", (induction, step), low.type, _NSW), *following]
         self.branch(header, following)
+        if unroll > 1:
+            assert self.block.last_op is not None, "the branch back was just emitted"
+            self.block.last_op.attributes[UNROLL_KEY] = IntegerAttr(unroll, i64)
         self.pop_scope()
         self.start(after)
         return list(carried)

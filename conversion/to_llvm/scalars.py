@@ -4,6 +4,7 @@
 an integer's range saturates (NaN gives 0).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from xdsl.dialects.builtin import (
     Float16Type,
     Float32Type,
     Float64Type,
+    FloatAttr,
     IntegerAttr,
     IntegerType,
     VectorType,
@@ -200,6 +202,42 @@ def _float(name: str) -> Handler:
     return lower
 
 
+def _extremum(name: str, other: str) -> Handler:
+    """
+    max(x, c) == (x <= c ? c : x) for a constant c that is no NaN: NaN passes, and -0 < +0 holds with `<`
+    in place of `<=` where c is -0; min alike. Two instructions where the intrinsic takes four.
+    """
+
+    def lower(low: FunctionLowering, op: Any) -> None:
+        a, b = low.value(op.operands[0]), low.value(op.operands[1])
+        if _known_float(a) is not None:
+            a, b = b, a
+        bound = _known_float(b)
+        if bound is None or bound != bound:
+            _float(name)(low, op)
+            return
+        is_negative_zero = bound == 0 and math.copysign(1, bound) < 0
+        strict = is_negative_zero if other == "l" else bound == 0 and not is_negative_zero
+        predicate = {("l", False): 5, ("l", True): 4, ("g", False): 3, ("g", True): 2}[other, strict]
+        properties = {"predicate": IntegerAttr(predicate, i64), "fastmathFlags": low.strict}
+        beyond = low.emit("fcmp", (a, b), with_element(a.type, i1), properties)
+        low.define(op.results[0], low.select(beyond, b, a))
+
+    return lower
+
+
+def _known_float(value: SSAValue) -> float | None:
+    owner = value.owner
+    attr = owner.properties.get("value") if hasattr(owner, "properties") else None  # pyright: ignore
+    if isinstance(attr, FloatAttr):
+        return attr.value.data
+    if isinstance(attr, DenseAttr) and not isinstance(attr.get_element_type(), IntegerType):
+        first = attr.data.data[: len(attr.data.data) // len(attr)]
+        if attr.data.data == first * len(attr):
+            return float(next(iter(attr.get_values())))  # pyright: ignore
+    return None
+
+
 def _cmpf(low: FunctionLowering, op: Any) -> None:
     a, b = low.value(op.lhs), low.value(op.rhs)
     properties = {"predicate": op.predicate, "fastmathFlags": low.strict}
@@ -382,10 +420,12 @@ SCALARS: dict[str, Handler] = {
         f"arith.{name}": _float(target)
         for name, target in (
             ("addf", "fadd"), ("subf", "fsub"), ("mulf", "fmul"), ("divf", "fdiv"), ("remf", "frem"),
-            ("negf", "fneg"), ("maximumf", "intr.maximum"), ("minimumf", "intr.minimum"),
+            ("negf", "fneg"),
             ("maxnumf", "intr.maxnum"), ("minnumf", "intr.minnum"),
         )
     },
+    "arith.maximumf": _extremum("intr.maximum", "l"),
+    "arith.minimumf": _extremum("intr.minimum", "g"),
     "arith.extf": _change_float("fpext"),
     "arith.truncf": _change_float("fptrunc"),
     "arith.fptosi": _to_integer("intr.fptosi.sat"),

@@ -35,7 +35,7 @@ from xdsl.dialects.builtin import DenseIntOrFPElementsAttr as DenseAttr
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
-from stepwell.dialects.arith import SelectOp
+from stepwell.dialects.arith import CmpfOp, CmpiOp, FPToSIOp, SelectOp, SIToFPOp
 
 _INDEX = IndexType()
 _NONE = {"fastmath": arith.FastMathFlagsAttr("none")}
@@ -137,11 +137,11 @@ class _Builder:
 
     def compare(self, predicate: str, a: SSAValue, b: float | SSAValue) -> SSAValue:
         properties = {"predicate": IntegerAttr(_FCMP[predicate], i64), **_NONE}
-        return self.emit(arith.CmpfOp, [a, self.lift(b, a)], self.like(a.type, i1), properties)
+        return self.emit(CmpfOp, [a, self.lift(b, a)], self.like(a.type, i1), properties)
 
     def icompare(self, predicate: str, a: SSAValue, b: float | SSAValue) -> SSAValue:
         properties = {"predicate": IntegerAttr(_ICMP[predicate], i64)}
-        return self.emit(arith.CmpiOp, [a, self.lift(b, a)], self.like(a.type, i1), properties)
+        return self.emit(CmpiOp, [a, self.lift(b, a)], self.like(a.type, i1), properties)
 
     def select(self, condition: SSAValue, a: float | SSAValue, b: float | SSAValue) -> SSAValue:
         known = a if isinstance(a, SSAValue) else b
@@ -177,7 +177,7 @@ class _Builder:
         return self.emit(arith.AndIOp, [a, self.lift(b, a)], a.type)
 
     def to_float(self, a: SSAValue, element: Attribute = f32) -> SSAValue:
-        return self.emit(arith.SIToFPOp, [a], self.like(a.type, element))
+        return self.emit(SIToFPOp, [a], self.like(a.type, element))
 
     def nearest(self, x: SSAValue, factor: float) -> tuple[SSAValue, SSAValue]:
         """The nearest integer to `x * factor`, |it| < 2^22, as an i32 and as a float."""
@@ -412,7 +412,7 @@ def _exp2_double(b: _Builder, x: SSAValue) -> SSAValue:
     n = b.unary(mathd.RoundEvenOp, x)
     r = b.mul(b.emit(arith.SubfOp, [x, n], x.type, _NONE), math.log(2))
     value = b.horner(r, [1 / math.factorial(k) for k in range(11, -1, -1)])
-    whole = b.emit(arith.FPToSIOp, [n], b.like(x.type, i64))
+    whole = b.emit(FPToSIOp, [n], b.like(x.type, i64))
     return b.mul(value, b.float_of(b.shl(b.iadd(whole, 1023), 52), f64))
 
 

@@ -34,6 +34,7 @@ from xdsl.ir.affine import AffineDimExpr, AffineMap
 from xdsl.passes import ModulePass
 
 from stepwell.diagnostics import unsupported
+from stepwell.dialects.arith import CmpiOp, SelectOp
 from stepwell.dialects.stepwell import TARGET_KEY, TargetAttr
 
 _INDEX = IndexType()
@@ -713,7 +714,7 @@ def _lane_mask(u: _Unroller, count: SSAValue, width: int) -> SSAValue:
     if width == 1:
         key = ("any", count)
         predicate = {"predicate": IntegerAttr(4, i64)}  # sgt
-        return u.shared(key, lambda: u.emit(arith.CmpiOp, (count, u.index(0)), i1, predicate))
+        return u.shared(key, lambda: u.emit(CmpiOp, (count, u.index(0)), i1, predicate))
     type = VectorType(i1, [width])
     return u.shared(("mask", count, width), lambda: u.emit(vector.CreateMaskOp, (count,), type))
 
@@ -729,7 +730,7 @@ def _both(u: _Unroller, a: SSAValue | None, b: SSAValue | None) -> SSAValue | No
 
 def _below(u: _Unroller, index: SSAValue, bound: SSAValue) -> SSAValue:
     predicate = {"predicate": IntegerAttr(2, i64)}  # slt
-    return u.shared(("below", index, bound), lambda: u.emit(arith.CmpiOp, (index, bound), i1, predicate))
+    return u.shared(("below", index, bound), lambda: u.emit(CmpiOp, (index, bound), i1, predicate))
 
 
 def _masked_count(u: _Unroller, row_ok: SSAValue | None, count: SSAValue) -> SSAValue:
@@ -737,7 +738,7 @@ def _masked_count(u: _Unroller, row_ok: SSAValue | None, count: SSAValue) -> SSA
     if row_ok is None:
         return count
     key = ("count", row_ok, count)
-    return u.shared(key, lambda: u.emit(arith.SelectOp, (row_ok, count, u.index(0)), _INDEX))
+    return u.shared(key, lambda: u.emit(SelectOp, (row_ok, count, u.index(0)), _INDEX))
 
 
 def _create_mask(u: _Unroller, op: Any) -> None:
@@ -1051,10 +1052,10 @@ def _scalar_read(u: _Unroller, op: Any, source: SSAValue, access: _Access, ok: S
             place = indices[expr.position]
             key = ("safe", ok, place)
             indices[expr.position] = u.shared(
-                key, lambda p=place: u.emit(arith.SelectOp, (ok, p, u.index(0)), _INDEX)
+                key, lambda p=place: u.emit(SelectOp, (ok, p, u.index(0)), _INDEX)
             )
     value = _scalar_load(u, source, indices)
-    return u.emit(arith.SelectOp, (ok, value, op.padding), value.type)
+    return u.emit(SelectOp, (ok, value, op.padding), value.type)
 
 
 def _transfer_write(u: _Unroller, op: Any) -> None:

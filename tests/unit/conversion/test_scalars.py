@@ -171,3 +171,31 @@ func.func private @k(%x: memref<16xbf16>, %h: memref<16xf16>, %o: memref<16xbf16
     wide = (x.astype(np.uint32) << 16).view(np.float32)
     assert np.array_equal(o, rounded(wide + np.float32(1.5)))
     assert np.array_equal(q, rounded(h))
+
+
+@needs_clang
+@pytest.mark.parametrize("bound", [0.0, -0.0, 1.5])
+def test_maxima_with_a_constant_order_the_zeros_and_pass_nan(tmp_path, bound):
+    text = f"""
+func.func private @k(%x: memref<16xf32>, %o: memref<2x16xf32>, %begin: index, %end: index) attributes {{stepwell.kernel}} {{
+  %c0 = arith.constant 0 : index
+  %c1 = arith.constant 1 : index
+  %c = arith.constant dense<{bound}> : vector<16xf32>
+  %v = vector.load %x[%c0] : memref<16xf32>, vector<16xf32>
+  %a = arith.maximumf %c, %v : vector<16xf32>
+  %b = arith.minimumf %v, %c : vector<16xf32>
+  vector.store %a, %o[%c0, %c0] : memref<2x16xf32>, vector<16xf32>
+  vector.store %b, %o[%c1, %c0] : memref<2x16xf32>, vector<16xf32>
+  func.return
+}}"""
+    x = np.array(
+        [0.0, -0.0, 1.0, -1.0, np.nan, np.inf, -np.inf, 1.5, 1e-45, -1e-45, 2, -2, 3, -3, 4, -4], np.float32
+    )
+    out = np.zeros((2, 16), np.float32)
+    call(build(llvm_ir(lower(text)), tmp_path), "k", [x, out])
+    for row, sign in zip(out, (1, -1), strict=True):
+        for value, got in zip(x, row, strict=True):
+            pair = sorted((value, np.float32(bound)), key=lambda v: (v, not np.signbit(v)))
+            want = value if np.isnan(value) else pair[-1 if sign > 0 else 0]
+            assert np.array_equal(got, want, equal_nan=True)
+            assert np.isnan(want) or np.signbit(got) == np.signbit(want), (value, got)
