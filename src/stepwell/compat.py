@@ -46,6 +46,8 @@ from stepwell.resources import ResourceStore
 
 MAX_REGION_DEPTH = 256
 MAX_ATTRIBUTE_DEPTH = 1000
+_MAX_TRIES = 100
+"""How often a parser may ask for the same token before it is taken to be in a loop."""
 _MAX_DENSE_BYTES = 1 << 31
 _RECURSION_LIMIT = 40_000
 """Python frames that `MAX_REGION_DEPTH` and `MAX_ATTRIBUTE_DEPTH` need, with a margin."""
@@ -243,6 +245,7 @@ class StepwellParser(Parser):
             self._line_starts.append(start + 1)
             start = input.find("\n", start + 1)
         self._op_starts: list[int] = []
+        self._stuck_at, self._stuck_for = -1, 0
         self._region_depth = 0
         self._attribute_depth = 0
 
@@ -271,6 +274,16 @@ class StepwellParser(Parser):
         results = super()._parse_op_result_list()
         self._op_starts.append(self._current_token.span.start)
         return results
+
+    def parse_optional_identifier_or_str_literal(self) -> str | None:
+        """xDSL's `linalg.generic` asks for a next attribute for ever where there is none."""
+        if self.pos == self._stuck_at:
+            self._stuck_for += 1
+            if self._stuck_for > _MAX_TRIES:
+                self.raise_error("unexpected text")
+        else:
+            self._stuck_at, self._stuck_for = self.pos, 0
+        return super().parse_optional_identifier_or_str_literal()
 
     def _get_op_by_name(self, name: str) -> type[Operation]:
         found = self.ctx.get_optional_op(name, dialect_stack=self._parser_state.dialect_stack)
