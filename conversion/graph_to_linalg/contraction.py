@@ -103,9 +103,8 @@ def to_i32(
     inputs, at = [value], [list(dims(low.rank(value)))]
     if zero is not None:
         inputs.append(zero)
-        at.append(
-            [dims(low.rank(value))[axis]] if low.rank(zero) and axis is not None else [0] * low.rank(zero)
-        )
+        single = all(e == 1 for e in low.shape(zero))
+        at.append([0] * low.rank(zero) if single or axis is None else [dims(low.rank(value))[axis]])
 
     def body(x: Scalar, *z: Scalar) -> Scalar:
         wide = x.as_integer(i32, False)

@@ -137,7 +137,7 @@ def _spatial(op: Any, low: Lowering) -> tuple[bool, list[Dim]]:
     return last, list(shape[1:-1] if last else shape[2:])
 
 
-def _convolution(low: Lowering, op: Any, x: SSAValue, w: SSAValue) -> tuple[SSAValue, bool]:
+def convolution(low: Lowering, op: Any, x: SSAValue, w: SSAValue) -> tuple[SSAValue, bool]:
     """The convolution of an op's data and weights, channels last, and whether it is to stay so."""
     last, out = _spatial(op, low)
     if not last:
@@ -153,7 +153,7 @@ def _convolution(low: Lowering, op: Any, x: SSAValue, w: SSAValue) -> tuple[SSAV
     return convolve(low, x, w, window, low.attr(op, "group") or 1, out), last
 
 
-def _add_bias(low: Lowering, value: SSAValue, bias: SSAValue | None) -> SSAValue:
+def add_bias(low: Lowering, value: SSAValue, bias: SSAValue | None) -> SSAValue:
     """Plus one number for each channel, the last axis."""
     if bias is None:
         return value
@@ -163,8 +163,8 @@ def _add_bias(low: Lowering, value: SSAValue, bias: SSAValue | None) -> SSAValue
 @lowers("conv")
 def _conv(low: Lowering, op: Any) -> SSAValue:
     x, w, b = [*low.operands(op), None][:3]
-    result, last = _convolution(low, op, x, w)
-    result = _add_bias(low, result, b)
+    result, last = convolution(low, op, x, w)
+    result = add_bias(low, result, b)
     return result if last else to_channels_first(low, result)
 
 
@@ -187,7 +187,7 @@ def _conv_integer(low: Lowering, op: Any) -> SSAValue:
         w = low.tensor_constant(known.astype(np.int32) - shift, i32)
     else:
         w = to_i32(low, w, flags[1], zw, flags[3], 0)
-    result, last = _convolution(low, op, x, w)
+    result, last = convolution(low, op, x, w)
     return result if last else to_channels_first(low, result)
 
 
@@ -229,7 +229,7 @@ def _conv_transpose(low: Lowering, op: Any) -> SSAValue:
     result = convolve(
         low, x, _turned(low, w, group), Window(kernel, [1] * count, dilations, [], []), group, out
     )
-    result = _add_bias(low, result, b)
+    result = add_bias(low, result, b)
     return result if last else to_channels_first(low, result)
 
 

@@ -381,7 +381,8 @@ def _space_to_depth(low: Lowering, op: Any) -> SSAValue:
     n, c, h, w = low.shape(x)
     b = low.attr(op, "blocksize")
     split = low.reshape(x, (n, c, h // b, b, w // b, b))  # pyright: ignore
-    return low.reshape(low.transpose(split, [0, 3, 5, 1, 2, 4]), (n, c * b * b, h // b, w // b))  # pyright: ignore
+    order = [0, 3, 5, 1, 2, 4] if (low.attr(op, "mode") or "DCR") == "DCR" else [0, 1, 3, 5, 2, 4]
+    return low.reshape(low.transpose(split, order), (n, c * b * b, h // b, w // b))  # pyright: ignore
 
 
 @lowers("shape")

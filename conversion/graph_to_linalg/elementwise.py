@@ -256,7 +256,9 @@ def _mod(low: Lowering, op: Any) -> SSAValue:
 
     def body(a: Scalar, b: Scalar) -> Scalar:
         if a.is_float:
-            rest = a - b * (a / b).truncated()
+            # x mod infinity is x, which the formula makes NaN
+            endless = b.absolute().equals(float("inf")) & a.absolute().below(float("inf"))
+            rest = a.body.select(endless, a, a - b * (a / b).truncated())
             return rest if as_c else a.body.select((rest * b).below(0.0), rest + b, rest)
         rest = a.remainder(b)
         if as_c or a.unsigned:

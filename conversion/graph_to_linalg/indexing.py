@@ -51,8 +51,12 @@ def _gather(low: Lowering, op: Any) -> SSAValue:
 
     def body(index: Scalar) -> Scalar:
         build = index.body
-        places = [build.index(a if a < axis else a + count - 1) for a in range(rank)]
-        places[axis] = _place(low, build, op.operands[1], index, own[axis])
+        places = [
+            _place(low, build, op.operands[1], index, own[axis])
+            if a == axis
+            else build.index(a if a < axis else a + count - 1)
+            for a in range(rank)
+        ]
         return build.extract(data, places)
 
     return low.map(body, [indices], shape, low.element(data), at=[d[axis : axis + count]], widen=False)

@@ -5,6 +5,8 @@ from typing import Any
 from xdsl.dialects.builtin import AnyFloat, f32, i32
 from xdsl.ir import SSAValue
 
+from stepwell.conversion.graph_to_linalg.contraction import matmul, to_i32
+from stepwell.conversion.graph_to_linalg.convolution import add_bias, convolution, to_channels_first
 from stepwell.conversion.graph_to_linalg.lowering import Lowering, Shape, dims, is_unsigned, lowers
 from stepwell.conversion.graph_to_linalg.reduction import fold, highest_of, lowest_of
 from stepwell.conversion.graph_to_linalg.scalar import Scalar
@@ -93,3 +95,44 @@ def _dynamic_quantize_linear(low: Lowering, op: Any) -> list[SSAValue]:
         lambda v, s, z: rounded(v / s, z, element, True), [x, scale, zero], shape, element, unsigned=[False, False, True]
     )  # fmt: skip
     return [result, scale, zero]
+
+
+def _requantized(
+    low: Lowering, op: Any, total: SSAValue, scales: list[Any], zero: SSAValue, axis: int
+) -> SSAValue:  # fmt: skip
+    """i32 sums in units of the first two of `scales`, as integers in units of the third."""
+    element, unsigned = low.result_element(op), is_unsigned(op.results[0].type.element_type)
+    rank = low.rank(total)
+    at = [dims(rank), *(_parameter(low, op, v, rank, axis) for v in (*scales, zero))]
+
+    def body(v: Scalar, a: Scalar, b: Scalar, y: Scalar, z: Scalar) -> Scalar:
+        factor = a.cast(f32) * b.cast(f32) / y.cast(f32)
+        return rounded(v.cast(f32) * factor, z, element, unsigned)
+
+    return low.map(
+        body, [total, *scales, zero], low.shape(total), element, at=at, unsigned=[False] * 4 + [unsigned]
+    )
+
+
+@lowers("qlinear_matmul")
+def _qlinear_matmul(low: Lowering, op: Any) -> SSAValue:
+    a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = low.operands(op)
+    flags = low.unsigned(op)
+    a = to_i32(low, a, flags[0], a_zero, flags[2], low.rank(a) - 2)
+    b = to_i32(low, b, flags[3], b_zero, flags[5], low.rank(b) - 1)
+    total = matmul(low, a, b)
+    if any(low.rank(v) and low.shape(v) != (1,) for v in (a_scale, b_scale)):
+        raise unsupported(op, "it has a scale for each row or column", "run graph-decompose first")
+    return _requantized(low, op, total, [a_scale, b_scale, y_scale], y_zero, 0)
+
+
+@lowers("qlinear_conv")
+def _qlinear_conv(low: Lowering, op: Any) -> SSAValue:
+    x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, bias = [*low.operands(op), None][:9]
+    flags = low.unsigned(op)
+    x = to_i32(low, x, flags[0], x_zero, flags[2])
+    w = to_i32(low, w, flags[3], w_zero, flags[5], 0)
+    total, last = convolution(low, op, x, w)
+    total = add_bias(low, total, bias)
+    result = _requantized(low, op, total, [x_scale, w_scale, y_scale], y_zero, low.rank(total) - 1)
+    return result if last else to_channels_first(low, result)

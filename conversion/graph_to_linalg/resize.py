@@ -7,8 +7,8 @@ import numpy as np
 from xdsl.dialects.builtin import AnyFloat, f32, i64
 from xdsl.ir import SSAValue
 
-from stepwell.conversion.graph_to_linalg.lowering import Lowering, dims, lowers
-from stepwell.conversion.graph_to_linalg.scalar import Scalar
+from stepwell.conversion.graph_to_linalg.lowering import INDEX, Lowering, dims, lowers
+from stepwell.conversion.graph_to_linalg.scalar import Body, Scalar
 from stepwell.diagnostics import unsupported
 
 
@@ -176,6 +176,10 @@ def _resize_dynamic(low: Lowering, op: Any, x: SSAValue) -> SSAValue:
             f"mode {mode} with {transformation} and extents that are not known",
             "give the extents numbers",
         )
+    if (low.attr(op, "keep_aspect_ratio_policy") or "stretch") != "stretch":
+        raise unsupported(
+            op, "keep_aspect_ratio_policy with sizes that are not constant", "make them constant"
+        )
     own = low.shape(x)
     listed = [*low.operands(op), None, None, None][:4]
     scales, sizes = listed[2], listed[3]
@@ -189,7 +193,10 @@ def _resize_dynamic(low: Lowering, op: Any, x: SSAValue) -> SSAValue:
             return own[axis]
         if sizes is not None:
             return low.dim_of(low.scalar_index(sizes, axes.index(axis)))
-        raise unsupported(op, "scales that are not constant", "give it sizes")
+        scale = low.extract(scales, [axes.index(axis)])
+        build = Body(low.block, low, op)
+        extent = build.extent(own[axis]).cast(f32) * Scalar(build, scale)
+        return low.dim_of(extent.floor().as_integer(i64, False).as_index().value)
 
     out = known_shape(low, op, [lambda a=a: asked(a) for a in range(rank)])
     known = low.known(op.operand_list()[2]) if scales is not None else None
@@ -201,6 +208,8 @@ def _resize_dynamic(low: Lowering, op: Any, x: SSAValue) -> SSAValue:
         scale = m / n
         if known is not None and known.size and axis in axes:
             scale = build.constant(float(known.reshape(-1)[axes.index(axis)]), f32)
+        elif scales is not None and axis in axes:
+            scale = build.extract(scales, [build.constant(axes.index(axis), INDEX)])
         return formulas[transformation](build.index(axis).cast(f32), scale, n, m), n
 
     def held(place: Scalar, axis: int) -> Scalar:

@@ -240,12 +240,13 @@ class Scalar:
         return self._binary(other, arith.MaximumfOp, arith.MaxUIOp if self.unsigned else arith.MaxSIOp)
 
     def shifted(self, other: Operand, left: bool) -> "Scalar":
-        """The bits moved by `other`; a distance of all bits or more leaves 0."""
+        """The bits moved by `other`; a distance of all bits or more leaves 0, or copies of the sign."""
         right = self.lift(other)
         too_far = ~right.below(self.bits, unsigned=True)
+        if not left and not self.unsigned:
+            return self._new(arith.ShRSIOp(self.value, self.body.select(too_far, self.bits - 1, right).value))
         safe = self.body.select(too_far, 0, right)
-        logical = arith.ShRUIOp if self.unsigned else arith.ShRSIOp
-        moved = self._new((arith.ShLIOp if left else logical)(self.value, safe.value))
+        moved = self._new((arith.ShLIOp if left else arith.ShRUIOp)(self.value, safe.value))
         return self.body.select(too_far, 0, moved)
 
     # Comparisons

@@ -346,6 +346,10 @@ CASES: list[tuple[str, list[Any], list[int], dict[str, Any]]] = [
     ("QuantizeLinear", [X, np.array([0.02, 0.01, 0.05], np.float32), np.array([1, -2, 3], np.int8)], [1, 2], {"axis": 1}),
     ("DequantizeLinear", [ints(2, 3, 4, low=0, high=255, dtype=np.uint8), np.array(0.02, np.float32), np.array(100, np.uint8)], [1, 2], {}),
     ("DequantizeLinear", [ints(2, 3, dtype=np.int8), np.array([0.02, 0.1, 0.3], np.float32)], [1], {"axis": 1}),
+    ("Gather", [floats(5), np.array(2, I64)], [], {}),
+    ("BitShift", [ints(5, low=0, high=99, dtype=np.uint32), ints(5, low=28, high=40, dtype=np.uint32)], [], {"direction": "LEFT"}),
+    ("QLinearConv", [ints(1, 2, 5, 5, low=0, high=255, dtype=np.uint8), np.array(0.02, np.float32), np.array(110, np.uint8), ints(3, 2, 3, 3, low=-100, high=100, dtype=np.int8), np.array([0.01, 0.02, 0.005], np.float32), np.zeros(3, np.int8), np.array(0.05, np.float32), np.array(120, np.uint8), ints(3, low=-900, high=900, dtype=np.int32)], [1, 2, 3, 4, 5, 6, 7, 8], {"pads": [1, 1, 1, 1]}),
+    ("QLinearMatMul", [ints(3, 4, low=0, high=255, dtype=np.uint8), np.array(0.02, np.float32), np.array(110, np.uint8), ints(4, 5, low=0, high=255, dtype=np.uint8), np.array(0.01, np.float32), np.array(100, np.uint8), np.array(0.05, np.float32), np.array(120, np.uint8)], [1, 2, 4, 5, 6, 7], {}),
     ("DynamicQuantizeLinear", [X], [], {"outputs": 3}),
     # recurrent
     ("LSTM", [floats(5, 2, 3), floats(1, 16, 3), floats(1, 16, 4), floats(1, 32)], [1, 2, 3], {"hidden_size": 4, "outputs": 3}),
