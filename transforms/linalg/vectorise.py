@@ -84,6 +84,7 @@ def _replace(
             results = emitter.emit()
         except _CannotVectorise:
             for dead in reversed(list(code.ops)):
+                dead.detach()
                 dead.erase(safe_erase=False)
             del op.attributes[SCHEDULE]
             return
