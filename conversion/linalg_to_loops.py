@@ -435,6 +435,18 @@ def _lower_pad(op: tensor.PadOp, constants: IndexConstants) -> linalg.FillOp:
     return fill
 
 
+def lower_pads(func: FuncOp) -> None:
+    """
+    Turn every `tensor.pad` of `func` into loops that fill and an insertion. This is bufferization's to ask
+    for: between the two, equal fills of several pads would be merged, and each then copied.
+    """
+    constants: IndexConstants | None = None
+    for op in list(func.walk()):
+        if isinstance(op, tensor.PadOp):
+            constants = constants or IndexConstants(func)
+            _lower(_lower_pad(op, constants), constants)
+
+
 def insert_slice(
     source: SSAValue,
     dest: SSAValue,
@@ -462,7 +474,7 @@ def insert_slice(
 @dataclass(frozen=True)
 class LinalgToLoopsPass(ModulePass):
     """
-    Turn every linalg op on tensors into scalar loops, and `tensor.pad` into a fill and an insertion.
+    Turn every linalg op on tensors into scalar loops.
     Requires: structured ops are `linalg.generic` and `linalg.fill`. Ensures: no linalg op is left.
     """
 
@@ -478,9 +490,7 @@ def _lower_function(func: FuncOp) -> None:
     constants = IndexConstants(func)
     todo: list[_Structured] = []
     for op in list(func.walk()):
-        if isinstance(op, tensor.PadOp):
-            todo.append(_lower_pad(op, constants))
-        elif isinstance(op, _Structured):
+        if isinstance(op, _Structured):
             todo.append(op)
         elif op.name.startswith("linalg.") and op.name not in ("linalg.yield", "linalg.index"):
             raise unsupported(op, "only linalg.generic and linalg.fill have loops", "generalise it first")

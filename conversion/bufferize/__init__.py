@@ -9,6 +9,7 @@ from xdsl.passes import ModulePass
 
 from stepwell.conversion.bufferize.buffers import FunctionRewriter, Globals
 from stepwell.conversion.bufferize.place_results import place_results
+from stepwell.conversion.linalg_to_loops import lower_pads
 from stepwell.diagnostics import compile_error
 
 
@@ -17,7 +18,7 @@ class BufferizePass(ModulePass):
     """
     Turn tensors into memrefs, one shot, in destination-passing style: kernels write their last arguments
     and return nothing, `@main` returns buffers marked `stepwell.output`.
-    Requires: no linalg op on tensors, no `tensor.pad`. Ensures: no tensor is left.
+    Requires: no linalg op on tensors. Ensures: no tensor is left.
     """
 
     name = "bufferize"
@@ -34,6 +35,7 @@ class BufferizePass(ModulePass):
                 ):
                     raise compile_error(func, "a declaration on tensors has no buffers", "define it")
                 continue
+            lower_pads(func)
             place_results(func, is_kernel(func))
             FunctionRewriter(func, kernels, module_globals).run()
         for inner in op.walk():

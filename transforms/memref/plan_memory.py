@@ -178,12 +178,32 @@ def _outermost(op: Operation, positions: dict[Operation, int]) -> Operation:
 
 def _place(buffers: Sequence[_Buffer]) -> int:
     """
-    Offsets for buffers of known size; the bytes taken. Largest first, each into the tightest gap that the
-    buffers alive with it leave: within a few per cent of the bound on convolutional networks.
+    Offsets for buffers of known size; the bytes taken. No one order is best for every network, so a few are
+    tried: the largest first, the longest lived first, by area, and as they come.
     """
+    orders = (
+        lambda b: (-b.size, b.first),
+        lambda b: (b.first - b.last, -b.size),
+        lambda b: (-b.size * (b.last - b.first + 1), b.first),
+        lambda b: (b.first, -b.size),
+        lambda b: (-b.last, -b.size),
+    )
+    best: tuple[int, list[int]] | None = None
+    for order in orders:
+        total = _place_in_order(sorted(buffers, key=order))
+        if best is None or total < best[0]:
+            best = total, [buffer.offset for buffer in buffers]  # pyright: ignore
+    assert best is not None
+    for buffer, offset in zip(buffers, best[1], strict=True):
+        buffer.offset = offset
+    return best[0]
+
+
+def _place_in_order(buffers: Sequence[_Buffer]) -> int:
+    """Each buffer into the tightest gap that those alive with it leave."""
     placed: list[_Buffer] = []
     total = 0
-    for buffer in sorted(buffers, key=lambda b: (-b.size, b.first)):  # pyright: ignore
+    for buffer in buffers:
         assert isinstance(buffer.size, int)
         taken = sorted((b.offset, b.size) for b in placed if b.lives_with(buffer))  # pyright: ignore
         best, best_gap, end = None, None, 0
