@@ -5,6 +5,7 @@ mends it, so that the repair can go.
 """
 
 import importlib
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -40,14 +41,12 @@ from xdsl.pattern_rewriter import PatternRewriter, RewritePattern, op_type_rewri
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import ParseError
 from xdsl.utils.lexer import Span
-from xdsl.utils.mlir_lexer import MLIRTokenKind
+from xdsl.utils.mlir_lexer import MLIRLexer, MLIRTokenKind
 
 from stepwell.resources import ResourceStore
 
 MAX_REGION_DEPTH = 256
 MAX_ATTRIBUTE_DEPTH = 1000
-_MAX_TRIES = 100
-"""How often a parser may ask for the same token before it is taken to be in a loop."""
 _MAX_DENSE_BYTES = 1 << 31
 _RECURSION_LIMIT = 40_000
 """Python frames that `MAX_REGION_DEPTH` and `MAX_ATTRIBUTE_DEPTH` need, with a margin."""
@@ -223,6 +222,9 @@ def _print_function(self: FuncOp, printer: Printer) -> None:
     printer.print_op_attributes(self.attributes, print_keyword=True)
 
 
+# A string that is not closed: xDSL's expression `(x+|y)*` tries every way to split it, 2^n of them.
+MLIRLexer._unescaped_characters_regex = re.compile(r'"(?:[^"\\\n\v\f]|\\(?:["nt\\]|[0-9A-Fa-f]{2}))*"')
+
 _print_function_of_xdsl = FuncOp.print
 FuncOp.print = _print_function
 FuncOp.parse = classmethod(_parse_function)  # pyright: ignore[reportAttributeAccessIssue]
@@ -245,7 +247,6 @@ class StepwellParser(Parser):
             self._line_starts.append(start + 1)
             start = input.find("\n", start + 1)
         self._op_starts: list[int] = []
-        self._stuck_at, self._stuck_for = -1, 0
         self._region_depth = 0
         self._attribute_depth = 0
 
@@ -274,16 +275,6 @@ class StepwellParser(Parser):
         results = super()._parse_op_result_list()
         self._op_starts.append(self._current_token.span.start)
         return results
-
-    def parse_optional_identifier_or_str_literal(self) -> str | None:
-        """xDSL's `linalg.generic` asks for a next attribute for ever where there is none."""
-        if self.pos == self._stuck_at:
-            self._stuck_for += 1
-            if self._stuck_for > _MAX_TRIES:
-                self.raise_error("unexpected text")
-        else:
-            self._stuck_at, self._stuck_for = self.pos, 0
-        return super().parse_optional_identifier_or_str_literal()
 
     def _get_op_by_name(self, name: str) -> type[Operation]:
         found = self.ctx.get_optional_op(name, dialect_stack=self._parser_state.dialect_stack)

@@ -43,9 +43,6 @@ ORDER = (
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
 ABSENT = {
-    "PASSES: assign-layouts",
-    "PASSES: fold-constants",
-    "PASSES: graph-to-linalg",
     "FRONTENDS: ll",
 }
 """Registry entries that are not built yet. Entries may only leave this set."""

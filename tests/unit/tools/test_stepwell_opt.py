@@ -173,7 +173,7 @@ HOSTILE = {
     "duplicate key": '"t"() {a = 1, a = 2} : () -> ()',
     "f16 constant": "%a = arith.constant 1e99 : f16",
     "external resources": "{-# external_resources: {} #-}",
-    "attributes without end": '%1 = linalg.generic {indexing_maps = [], iterator_typesllel"]} ins() outs() {',
+    "unclosed string": 'module attributes {a = "' + "x" * 5000 + "\n}",
     "blob": '{-# dialect_resources: { builtin: { w: "zz" } } #-}\nfunc.func private @f()',
 }
 
