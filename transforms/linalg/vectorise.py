@@ -229,6 +229,7 @@ class _Emitter:
         self.index: list[Extent] = [0] * len(domain)
         self.partial: dict[int, Extent] = {}
         """Vector dims of which only the first so many lanes are elements."""
+        self.loops = {d for d in range(len(domain)) if self._needs_loop(d)}
         self.body = op.body.block
         self.held_results: list[_Held | None] = [None] * len(op.results)
         self.combiners = [self._combiner(i) for i in range(len(op.outputs))]
@@ -250,7 +251,7 @@ class _Emitter:
     def emit(self) -> list[SSAValue]:
         """The op's results."""
         outs = [self._target(out) for out in self.op.outputs]
-        loops = [d for d in range(len(self.domain)) if d not in self.reductions and self._is_loop(d)]
+        loops = [d for d in range(len(self.domain)) if d not in self.reductions and d in self.loops]
         return self._parallel(loops, outs, single=not loops)
 
     def _target(self, out: SSAValue) -> SSAValue:
@@ -259,17 +260,19 @@ class _Emitter:
             return out.op.outputs[0]
         return out
 
-    def _is_loop(self, dim: int) -> bool:
-        bound = bound_of(self.domain[dim])
-        if bound is not None and bound <= self.steps[dim]:
-            extent = self.domain[dim]
-            if self.steps[dim] == 1:
-                # A dynamic extent of at most 1 may be 0: only a known 1 is no loop.
-                return not isinstance(extent, int) or extent == 0
-            if not isinstance(extent, int) or extent != self.steps[dim]:
-                self.partial[dim] = extent
-            return isinstance(extent, int) and extent == 0
-        return True
+    def _needs_loop(self, dim: int) -> bool:
+        """Whether `dim` takes more than one step, or perhaps none; notes a single step that is not full."""
+        extent, step = self.domain[dim], self.steps[dim]
+        bound = bound_of(extent)
+        if bound is None or bound > step or extent == 0:
+            return True
+        if isinstance(extent, int) and extent == step:
+            return False
+        if step == 1:
+            # An extent of at most 1 that is not known may be 0.
+            return True
+        self.partial[dim] = extent
+        return False
 
     # Loops.
 
@@ -334,7 +337,7 @@ class _Emitter:
 
     def _tile(self, outs: list[SSAValue], single: bool) -> list[SSAValue]:
         op = self.op
-        inner = [d for d in self.reductions if self._is_loop(d)]
+        inner = [d for d in self.reductions if d in self.loops]
         results: list[SSAValue] = []
         if not self.reductions:
             self.accumulators = [self._lazy_initial(i, outs[i]) for i in range(len(outs))]
