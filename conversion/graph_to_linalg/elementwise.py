@@ -4,8 +4,8 @@ from collections.abc import Callable
 from math import pi, sqrt
 from typing import Any
 
-from xdsl.dialects import math
-from xdsl.dialects.builtin import AnyFloat, Float64Type, IntegerType, f32, f64
+from xdsl.dialects import arith, math
+from xdsl.dialects.builtin import AnyFloat, Float64Type, IntegerType, f32, f64, i1
 from xdsl.ir import SSAValue
 
 from stepwell.conversion.graph_to_linalg.lowering import Lowering, is_unsigned, lowers
@@ -292,3 +292,17 @@ def _dropout(low: Lowering, op: Any) -> list[SSAValue]:
     if len(op.results) > 1:
         results.append(low.fill(True, low.shape(x), low.result_element(op, 1)))
     return results
+
+
+@lowers("bit_cast")
+def _bit_cast(low: Lowering, op: Any) -> SSAValue:
+    x, element = low[op.operands[0]], low.result_element(op)
+    if element == low.element(x):
+        return x
+
+    def body(v: Scalar) -> Scalar:
+        if i1 in (v.type, element):  # a bool is a byte in memory
+            return v.cast(element)
+        return Scalar(v.body, v.body.add(arith.BitcastOp(v.value, element)))
+
+    return low.map(body, [x], low.shape(x), element, widen=False)

@@ -141,3 +141,108 @@ def _compress(low: Lowering, op: Any) -> SSAValue:
         return p.body.extract(x, places)
 
     return low.map(body, [positions], out, low.element(x), at=[[d[axis]]], widen=False)
+
+
+def _corners(build: Body, boxes: SSAValue, batch: Scalar, box: Scalar, centred: bool) -> list[Scalar]:
+    """The low and the high ends of a box on both axes."""
+    a, b, c, d = (build.extract(boxes, [batch, box, build.constant(k, INDEX)]) for k in range(4))
+    if centred:
+        return [a - c * 0.5, b - d * 0.5, a + c * 0.5, b + d * 0.5]
+    return [a.minimum(c), b.minimum(d), a.maximum(c), b.maximum(d)]
+
+
+def _overlaps(one: list[Scalar], other: list[Scalar], limit: Scalar) -> Scalar:
+    """Whether the intersection of two boxes over their union exceeds `limit`."""
+    sides = [one[k + 2].minimum(other[k + 2]) - one[k].maximum(other[k]) for k in (0, 1)]
+    shared = sides[0].maximum(0.0) * sides[1].maximum(0.0)
+    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (one, other)]
+    union = areas[0] + areas[1] - shared
+    return shared.above(0.0) & (shared / union).above(limit)
+
+
+# For each batch and class: the best box that is left is kept, and those that overlap it are struck out.
+@lowers("non_max_suppression")
+def _non_max_suppression(low: Lowering, op: Any) -> SSAValue:
+    boxes, scores, most, iou, least = [*low.operands(op), None, None, None][:5]
+    centred = bool(low.attr(op, "center_point_box"))
+    batches, classes, count = low.shape(scores)
+    element = low.element(scores)
+
+    def scalar(value: SSAValue | None, default: float | int, type: Any) -> SSAValue:
+        return low.constant(default, type) if value is None else low.extract(value, [0] * low.rank(value))
+
+    limit, floor = scalar(iou, 0.0, element), scalar(least, float("-inf"), element)
+    wanted = scalar(most, 0, i64)
+    wanted = low.value(arith.IndexCastOp(wanted, INDEX))
+    rounds = low.dim_of(
+        low.value(arith.MinSIOp(low.value(arith.MaxSIOp(wanted, low.constant(0))), low.index(count)))
+    )
+    rows = product((batches, classes)) * rounds
+    d = dims(1)
+
+    def pick(
+        build_mask: Scalar, best: Scalar, place: Scalar, batch: SSAValue, kind: SSAValue
+    ) -> list[Scalar]:
+        build = build_mask.body
+        here = build.index(0)
+        score = build.extract(scores, [build.wrap(batch), build.wrap(kind), here])
+        better = build_mask & (score.above(best) | place.below(0))
+        return [build.select(better, score, best), build.select(better, here.cast(i64), place)]
+
+    def keep(batch: SSAValue, kind: SSAValue, box: SSAValue, carried: list[SSAValue]) -> None:
+        """The branch for a box that was found: its row is written, and what overlaps it is struck out."""
+        result, at, alive = carried
+        for column, value in enumerate((batch, kind, box)):
+            number = low.value(arith.IndexCastOp(value, i64))
+            places = [at, low.constant(column)]
+            result = low.value(
+                tensor.InsertOp.build(operands=[number, result, places], result_types=[result.type])
+            )
+
+        def strike(mask: Scalar) -> Scalar:
+            build = mask.body
+            own, chosen = build.index(0), build.wrap(box)
+            where = build.wrap(batch)
+            hit = _overlaps(
+                _corners(build, boxes, where, own, centred),
+                _corners(build, boxes, where, chosen, centred),
+                build.wrap(limit),
+            )
+            return mask & ~hit & own.differs(chosen)
+
+        left = low.map(strike, [alive], (count,), i1)
+        low.add(scf.YieldOp(result, low.value(arith.AddiOp(at, low.constant(1))), left))
+
+    def one(i: SSAValue, outer: list[SSAValue]) -> list[SSAValue]:
+        batch, kind = delinearized(low, i, (batches, classes))
+        initial = low.empty((count,), i1)
+
+        def starts(out: Scalar) -> Scalar:
+            build = out.body
+            score = build.extract(scores, [build.wrap(batch), build.wrap(kind), build.index(0)])
+            return score.above(build.wrap(floor))
+
+        (alive,) = low.generic("p", [], [(initial, d)], starts)
+
+        def choose(_: SSAValue, carried: list[SSAValue]) -> list[SSAValue]:
+            best = low.fill(float("-inf"), (), element)
+            place = low.fill(-1, (), i64)
+            _, found = low.generic(
+                "r", [(carried[2], d)], [(best, []), (place, [])], lambda m, b, p: pick(m, b, p, batch, kind)
+            )
+            box = low.scalar_index(found)
+            hit = low.value(arith.CmpiOp(box, low.constant(0), "sge"))
+            then, otherwise = Block(), Block()
+            with low.inside(then):
+                keep(batch, kind, box, carried)
+            with low.inside(otherwise):
+                low.add(scf.YieldOp(*carried))
+            branch = scf.IfOp(hit, [v.type for v in carried], Region(then), Region(otherwise))
+            low.add(branch)
+            return list(branch.results)
+
+        return loop(low, rounds, [*outer, alive], choose)[:2]
+
+    table = low.empty((rows, 3), i64)
+    result, total = loop(low, product((batches, classes)), [table, low.constant(0)], one)
+    return low.slice(low.reshaped(result, (rows, 3)), [0, 0], [low.dim_of(total), 3])

@@ -329,6 +329,8 @@ CASES: list[tuple[str, list[Any], list[int], dict[str, Any]]] = [
     ("OneHot", [ints(2, 3, low=-4, high=4), np.array(4, I64), np.array([-1, 5], np.float32)], [1, 2], {"axis": 1}),
     ("TopK", [floats(3, 7), vec(3)], [1], {"outputs": 2}),
     ("TopK", [ints(3, 7, low=0, high=3, dtype=np.int32), vec(5)], [1], {"outputs": 2, "axis": 0 + 1, "largest": 0}),
+    ("NonMaxSuppression", [np.abs(floats(1, 12, 4)), floats(1, 2, 12, low=0), vec(4), np.array(0.3, np.float32), np.array(0.2, np.float32)], [2, 3, 4], {}),
+    ("NonMaxSuppression", [np.abs(floats(2, 12, 4)), floats(2, 1, 12, low=0), vec(12), np.array(0.1, np.float32)], [], {"center_point_box": 1}),
     ("NonZero", [ints(3, 4, low=0, high=2)], [], {}),
     ("Compress", [X, np.array([True, False, True])], [], {"axis": 1}),
     # resampling
