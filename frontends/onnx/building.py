@@ -9,6 +9,7 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import StringAttr, TensorType
 from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import BaseAttr
+from xdsl.utils.exceptions import VerifyException
 
 from stepwell.dialects.graph import (
     ONNX_ELEMENTS,
@@ -52,11 +53,18 @@ def is_symbol(name: str) -> bool:
     return True
 
 
+def _text(text: str | bytes) -> str:
+    try:
+        return text.decode() if isinstance(text, bytes) else str(text)
+    except UnicodeDecodeError:
+        raise VerifyException(f"the string {text[:50]!r} of a constant is not UTF-8") from None
+
+
 def constant(value: np.ndarray, ctx: Context, element: Attribute | None = None) -> ConstantOp:
     """The constant op of `value`; large values go to the store of `ctx`."""
     element = element_of(value.dtype) if element is None else element
     if element == STRING:
-        texts = [text.decode() if isinstance(text, bytes) else str(text) for text in value.ravel().tolist()]
+        texts = [_text(text) for text in value.ravel().tolist()]
         strings = np.array(texts, dtype=object).reshape(value.shape)
         return ConstantOp.build([], {"value": strings}, result_types=[TensorType(STRING, value.shape)])
     return ConstantOp.build([], {"value": constant_attr(value, ctx, element)})
@@ -87,7 +95,7 @@ def properties(kind: type[GraphOp], attributes: dict[str, Any]) -> dict[str, Att
             if value == 0:
                 continue
             if value not in ONNX_ELEMENTS:
-                raise ValueError(f"{name} = {value} is no element type")
+                raise VerifyException(f"{name} = {value} is no element type")
             value = ONNX_ELEMENTS[value]
         if isinstance(value, bytes):
             value = StringAttr(value.decode("latin-1"))
