@@ -21,6 +21,8 @@ from xdsl.utils.exceptions import VerifyException
 
 _MAX_TERMS = 256
 """A polynomial that grows past this is given up as unknown, so that hostile models cannot blow it up."""
+_MAX_DEGREE = 64
+"""The same for the number of factors in one term."""
 _MAX_NESTING = 100
 _identities = count()
 
@@ -94,6 +96,8 @@ class Expr:
             return unknown()
         for m, a in self.terms.items():
             for n, b in right.items():
+                if len(m) + len(n) > _MAX_DEGREE:
+                    return unknown()
                 key = tuple(sorted(m + n, key=_text)) if m and n else m or n
                 terms[key] = terms.get(key, 0) + a * b
         return _make(terms)

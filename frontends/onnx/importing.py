@@ -404,12 +404,18 @@ class Importer:
                 value = attribute.f
             elif kind == _A.STRING:
                 value = _text(attribute.s)
+                if isinstance(value, bytes) and node.op_type != "Constant":
+                    name = quoted(attribute.name)
+                    raise failure(where, f"the attribute {name} is not UTF-8", "export the model again")
             elif kind == _A.INTS:
                 value = list(attribute.ints)
             elif kind == _A.FLOATS:
                 value = list(attribute.floats)
             elif kind == _A.STRINGS:
                 value = [_text(text) for text in attribute.strings]
+                if not all(isinstance(text, str) for text in value):
+                    name = quoted(attribute.name)
+                    raise failure(where, f"a string of the attribute {name} is not UTF-8", "export it again")
             elif kind == _A.TENSOR:
                 value = array_of(attribute.t, self.files, where)
                 self._element(attribute.t.data_type, where)

@@ -267,6 +267,18 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
         import_onnx(tmp_path, new_context(DIALECTS))
 
 
+def test_extents_do_not_blow_up() -> None:
+    # Each level doubles the number of factors of the symbolic extent.
+    nodes = [_N("Shape", ["x"], ["s0"])]
+    for level in range(30):
+        nodes.append(_N("Concat", [f"s{level}"] * 2, [f"c{level}"], axis=0))
+        nodes.append(_N("ReduceProd", [f"c{level}"], [f"s{level + 1}"], keepdims=1))
+    nodes.append(_N("ConstantOfShape", ["s30"], ["y"]))
+    start = time.perf_counter()
+    imported(model_of(nodes))
+    assert time.perf_counter() - start < 5
+
+
 @pytest.mark.parametrize("seed", range(300))
 def test_mutants_raise_our_errors_only(seed: int) -> None:
     rng = np.random.default_rng(seed)
