@@ -57,6 +57,7 @@ class IndexBuilder:
         self._constants: dict[tuple[Attribute, object], SSAValue] = {}
         self._blocks: list[Block] = [entry]
         self._known: list[dict[tuple, SSAValue]] = [{}]
+        self._added: list[Operation] = []
         for op in entry.ops:
             if not isinstance(op, arith.ConstantOp):
                 break
@@ -72,12 +73,29 @@ class IndexBuilder:
         """Build into `block`; what is built outside of it stays known."""
         self._blocks.append(block)
         self._known.append({})
-        yield block
-        self._blocks.pop()
-        self._known.pop()
+        try:
+            yield block
+        finally:
+            self._blocks.pop()
+            self._known.pop()
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Take back every op that was added inside if an exception leaves it, also those in detached blocks."""
+        start = len(self._added)
+        try:
+            yield
+        except BaseException:
+            for op in reversed(self._added[start:]):
+                op.detach()
+                op.erase(safe_erase=False)
+            raise
+        finally:
+            del self._added[start:]
 
     def add(self, op: "_Op") -> "_Op":
         self.block.add_op(op)
+        self._added.append(op)
         return op
 
     def attribute(self, value: Attribute, type: Attribute) -> SSAValue:

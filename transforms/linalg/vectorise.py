@@ -78,16 +78,13 @@ def _replace(
     place = op.parent_block()
     assert place is not None
     code = Block()
-    with build.inside(code):
-        try:
+    try:
+        with build.attempt(), build.inside(code):
             emitter = _Emitter(op, build, held, contract)
             results = emitter.emit()
-        except _CannotVectorise:
-            for dead in reversed(list(code.ops)):
-                dead.detach()
-                dead.erase(safe_erase=False)
-            del op.attributes[SCHEDULE]
-            return
+    except _CannotVectorise:
+        del op.attributes[SCHEDULE]
+        return
     for new in list(code.ops):
         new.detach()
         if new.results and new.results[0].name_hint is None and new.results[-1] in results:
@@ -330,7 +327,7 @@ class _Emitter:
             self.index[dim] = block.args[0]
             if rest:
                 self.partial[dim] = build.minus(end, block.args[0])
-            block.add_op(scf.YieldOp(*body(list(block.args[1:]))))
+            build.add(scf.YieldOp(*body(list(block.args[1:]))))
         return list(build.add(scf.ForOp(*bounds, carried, Region(block))).results)
 
     # One tile: accumulators, the reduction loops, the write.
