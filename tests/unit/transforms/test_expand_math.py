@@ -1,6 +1,7 @@
 """Accuracy of the polynomials in units in the last place, against numpy's f64."""
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -188,3 +189,19 @@ def test_other_floats_go_through_f32_or_the_library(tmp_path, type, dtype):
         want = reference(x.astype(np.float64)).astype(dtype)
         assert np.allclose(got, want, rtol=1e-3 if dtype == np.float16 else 1e-15, atol=0)
         assert np.array_equal(_run(library, f"scalar_{name}", x, 1), got)
+
+
+@needs_clang
+@pytest.mark.skipif(
+    "STEPWELL_TEST_EXHAUSTIVE" not in os.environ, reason="an hour: STEPWELL_TEST_EXHAUSTIVE=1"
+)
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "erf"])
+def test_every_f32(library, name):
+    reference, _, bound = FUNCTIONS[name]
+    for high in range(256):
+        x = (np.arange(1 << 24, dtype=np.uint32) + np.uint32(high << 24)).view(np.float32)
+        got = _run(library, name, x, 64)
+        with np.errstate(all="ignore"):
+            error = ulps(got, reference(x.astype(np.float64)))
+        worst = np.argmax(error)
+        assert error[worst] <= bound, f"{name}({x[worst]!r}) = {got[worst]!r}: {error[worst]} ulp"
