@@ -15,6 +15,11 @@ from stepwell.targets import Target
 TARGET_KEY = "stepwell.target"
 """The module attribute that `set-target` writes and every later pass reads."""
 
+DIM_NAMES_KEY = "stepwell.dim_names"
+"""
+The module attribute with the model's own names of symbols that had to be renamed: `{batch_size = "batch size"}`.
+"""
+
 
 @irdl_attr_definition
 class TargetAttr(ParametrizedAttribute):

@@ -107,7 +107,7 @@ class _Slot:
         self.evaluate = shape_function(info.shape, known)
 
 
-_TOKEN = re.compile(r"\s*(?:(\d+)|([A-Za-z_]\w*)|([-+*(),]))")
+_TOKEN = re.compile(r"\s*(?:(\d+)|([A-Za-z_][A-Za-z0-9_.$]*)|([-+*(),]))")
 
 
 def shape_function(

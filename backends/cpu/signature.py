@@ -31,7 +31,7 @@ _MLIR_NAMES = {
 API = ("abi_version", "signature_json", "create", "run", "last_error", "destroy")
 """The public functions, each without its prefix."""
 
-_SYMBOL = re.compile(r"[A-Za-z_]\w*\Z")
+_SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_.$]*\Z")
 
 
 def canonical_dtype(name: str) -> str:

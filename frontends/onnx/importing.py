@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -40,6 +41,7 @@ from stepwell.dialects.graph import (
     symbol,
     tensor_type,
 )
+from stepwell.dialects.stepwell import DIM_NAMES_KEY
 from stepwell.errors import ImportModelError, InternalError, UnsupportedError
 from stepwell.frontends.onnx import building
 from stepwell.frontends.onnx.contrib import CONTRIB, DEFAULT_DOMAIN
@@ -68,6 +70,14 @@ from stepwell.frontends.onnx.vetting import (
 )
 
 _A = onnx.AttributeProto
+
+
+def _names_an_extent(name: str) -> bool:
+    """
+    Whether two extents of this name are meant to be equal. Exporters write `?`, `-1` or `None` for extents of
+    which they know nothing.
+    """
+    return name != "None" and any(map(str.isalpha, name))
 
 
 def import_onnx(
@@ -143,6 +153,8 @@ class Importer:
         self.nodes = 0
         self.file = StringAttr(label)
         self.symbols: set[str] = set()
+        self.dim_names: dict[str, str] = {}
+        """The file's own names of the symbols that are called otherwise here."""
         self.fresh = 0
 
     # Types and interface
@@ -183,6 +195,9 @@ class Importer:
         main.properties["function_type"] = type
         main.properties["arg_attrs"], main.properties["res_attrs"] = ArrayAttr(arguments), ArrayAttr(results)
         module = ModuleOp([main], {"stepwell.metadata": self._metadata(versions)})
+        if self.dim_names:
+            names: dict[str, Attribute] = {s: StringAttr(name) for s, name in self.dim_names.items()}
+            module.attributes[DIM_NAMES_KEY] = DictionaryAttr(names)
         module.location = main.location = FileLineColLoc(self.file, IntAttr(0), IntAttr(0))
         return module
 
@@ -215,6 +230,20 @@ class Importer:
         self.symbols.add(name)
         return symbol(name)
 
+    def _symbol_of(self, name: str) -> Dim:
+        """The symbol of an extent that the file calls `name`, as like it as the spelling of symbols allows."""
+        named = _names_an_extent(name)
+        if named and building.is_symbol(name):
+            return symbol(name)
+        near = re.sub(r"[^A-Za-z0-9_.$]+", "_", name).strip("_")
+        if named and building.is_symbol(near) and near not in self.symbols:
+            self.symbols.add(near)
+            extent = symbol(near)
+        else:
+            extent = self.fresh_symbol()
+        self.dim_names[str(extent)] = name
+        return extent
+
     def _type(
         self, proto: onnx.TypeProto, where: str, dims: Mapping[str, int], renamed: dict[str, Dim]
     ) -> Attribute:
@@ -239,15 +268,12 @@ class Importer:
             if dim.HasField("dim_value") and dim.dim_value >= 0:
                 extents.append(dim.dim_value)
             elif name := dim.dim_param:
-                if name not in renamed:
-                    if name in dims:
-                        if dims[name] < 0:
-                            raise failure(
-                                where, f"the extent {name} is set to {dims[name]}", "give a positive number"
-                            )
-                        renamed[name] = dims[name]
-                    else:
-                        renamed[name] = symbol(name) if building.is_symbol(name) else self.fresh_symbol()
+                if name not in renamed or not (_names_an_extent(name) or name in dims):
+                    if dims.get(name, 0) < 0:
+                        raise failure(
+                            where, f"the extent {name} is set to {dims[name]}", "give a positive number"
+                        )
+                    renamed[name] = dims[name] if name in dims else self._symbol_of(name)
                 extents.append(renamed[name])
             else:
                 extents.append(self.fresh_symbol())

@@ -12,6 +12,7 @@ from xdsl.utils.exceptions import VerifyException
 from stepwell.diagnostics import compile_error
 from stepwell.dialects.graph import OptionalType, SequenceType, dims_of, tensor_type
 from stepwell.dialects.graph.shape import substitute, symbols_of
+from stepwell.dialects.stepwell import DIM_NAMES_KEY, plain_data
 from stepwell.transforms.graph.emitter import blocks_of, functions_of, set_type, update_function_type
 
 
@@ -19,6 +20,8 @@ from stepwell.transforms.graph.emitter import blocks_of, functions_of, set_type,
 class SpecialiseDimsPass(ModulePass):
     """
     Give numbers to named extents of the whole module: `specialise-dims{dims="batch:4","height:224"}`.
+    A name is a symbol's or, after an import that had to rename it, the model's own (`stepwell.dim_names`), which
+    may stand for several symbols.
     Requires: verified IR. Ensures: none of the given symbols is in any type; a symbol that no argument has is an
     error. Run `infer-shapes` afterwards to refine what follows from the numbers.
     """
@@ -31,15 +34,19 @@ class SpecialiseDimsPass(ModulePass):
         values = self._values(op)
         if not values:
             return
-        defined: set[str] = set()
+        symbols: dict[str, list[str]] = {}
+        own_names = plain_data(op.attributes.get(DIM_NAMES_KEY)) or {}
         for function in functions_of(op):
             for argument in function.body.block.args:
-                defined |= _symbols(argument.type)
-        if unknown := sorted(set(values) - defined):
-            known = ", ".join(sorted(defined)) or "none"
+                for symbol in _symbols(argument.type):
+                    symbols.setdefault(own_names.get(symbol, symbol), []).append(symbol)
+                    symbols.setdefault(symbol, [symbol])
+        if unknown := sorted(set(values) - symbols.keys()):
+            known = ", ".join(sorted(symbols.keys() - own_names.keys())) or "none"
             raise compile_error(
                 op, f"no argument has the extent {', '.join(unknown)}", f"the named extents: {known}"
             )
+        values = {symbol: number for name, number in values.items() for symbol in symbols[name]}
         for function in functions_of(op):
             _substitute_in(function, values)
 

@@ -64,8 +64,18 @@ def test_dims_give_numbers_to_extents() -> None:
 
 
 def test_extents_that_are_no_identifiers_get_symbols() -> None:
-    text = imported(model_of([helper.make_node("Relu", ["x"], ["y"])], shape=("batch size", None, -1)))
-    assert '#graph.shape<["s0", "s1", "s2"]>' in text
+    text = imported(model_of([helper.make_node("Relu", ["x"], ["y"])], shape=("batch size", "2*n", None, -1)))
+    assert '#graph.shape<["batch_size", "s0", "s1", "s2"]>' in text
+    assert 'stepwell.dim_names = {batch_size = "batch size", s0 = "2*n"}' in text
+
+
+def test_extents_without_a_name_are_not_taken_for_equal() -> None:
+    text = imported(
+        model_of([helper.make_node("Relu", ["x"], ["y"])], shape=("?", "?", "None", "None", "-1"))
+    )
+    assert '#graph.shape<["s0", "s1", "s2", "s3", "s4"]>' in text
+    text = imported(model_of([helper.make_node("Relu", ["x"], ["y"])], shape=("a b", "?", "a b", "a_b")))
+    assert '#graph.shape<["s0", "s1", "s0", "a_b"]>' in text
 
 
 def test_unsorted_nodes_are_sorted() -> None:

@@ -329,6 +329,7 @@ def test_shape_function():
     assert shape_function((2, "batch", "12*batch", "(h + 1) floordiv 2"), known)(symbols) == (2, 3, 36, 4)
     assert shape_function(("max(h, 9)", "h mod 4", "min(h, batch)"), known)(symbols) == (9, 3, 3)
     assert shape_function((), known)(symbols) == ()
+    assert shape_function(("Dim.0 + 1", "a$b"), {"Dim.0", "a$b"})({"Dim.0": 4, "a$b": 2}) == (5, 2)
     for extent in ("s3", "h + s3", "__import__('os')", "h.x", "h[0]", "h +", "lambda"):
         assert shape_function((extent,), known) is None
 
