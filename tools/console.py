@@ -3,7 +3,12 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xdsl.dialects.builtin import ModuleOp
+
+    from stepwell.compat import StepwellContext
 
 
 class Exit(Exception):
@@ -76,6 +81,33 @@ class Console:
             traceback.print_exception(error, file=self.stderr)
         self.stderr.write(f"{diagnose(error).render(self.sources)}\n")
         return exit_code_of(error)
+
+
+def module_text_of(
+    options: argparse.Namespace, ctx: "StepwellContext", module: "ModuleOp"
+) -> tuple[str, int]:
+    """The text of `module` as the flags ask for it, and how many of its constants have no file."""
+    from pathlib import Path
+
+    from stepwell.ir_files import module_text
+
+    return module_text(
+        module,
+        ctx,
+        Path(options.output) if options.output else None,
+        Path(options.resources) if options.resources else None,
+        generic=options.mlir_print_op_generic,
+        debuginfo=options.print_debuginfo,
+    )
+
+
+def warn_of_unwritten(console: Console, unwritten: int) -> None:
+    """Say that a text on standard output refers to values that no file holds."""
+    if unwritten:
+        console.stderr.write(
+            f"{console.tool}: warning: the values of {unwritten} new constants are not written;"
+            " use --resources FILE or -o FILE\n"
+        )
 
 
 class _Parser(argparse.ArgumentParser):

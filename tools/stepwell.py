@@ -15,7 +15,7 @@ from stepwell import __version__
 from stepwell.errors import CompileError, Error, InternalError, RunError
 
 if TYPE_CHECKING:
-    from stepwell.compiler import Options, Progress
+    from stepwell.compiler import Compilation, Options, Progress
 
 _EXAMPLES = """examples:
   stepwell compile model.onnx -o model.so --threads 2
@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--print-pipeline", action="store_true", help="print the stepwell-opt pipeline")
     command.add_argument("--timing", action="store_true", help="print the seconds of each pass")
     command.add_argument("--report", action="store_true", help="print kernels, weights and memory")
+    command.add_argument("--verify-each", action="store_true", help="verify the IR after every pass")
     command.add_argument(
         "--symbol-prefix", metavar="P", help="prefix of the library's symbols (default: file)"
     )
@@ -117,8 +118,11 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("inspect", help="inputs, outputs, operators and what is not supported")
     command.add_argument("model", help="an .onnx file or a compiled .so")
+    command.add_argument(
+        "--dim", action="append", default=[], metavar="NAME=N", help="fix a symbolic dim; may be repeated"
+    )
     command.add_argument("--json", action="store_true", help="as JSON")
-    command.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    command.add_argument("--debug", action="store_true", help="show Python tracebacks")
     command.set_defaults(run=_inspect)
     return parser
 
@@ -138,9 +142,8 @@ def _compile_options(command: argparse.ArgumentParser, threads_list: bool = Fals
     else:
         command.add_argument("--threads", type=int, default=1, metavar="N", help="default threads (1)")
     for level in range(4):
-        command.add_argument(
-            f"-O{level}", dest="opt_level", action="store_const", const=level, help=argparse.SUPPRESS
-        )
+        document = "-O0 to -O3: how much to optimise (default -O3)" if level == 0 else argparse.SUPPRESS
+        command.add_argument(f"-O{level}", dest="opt_level", action="store_const", const=level, help=document)
     command.set_defaults(opt_level=3)
     command.add_argument(
         "--fp", default="default", metavar="M", help="default, strict or fast: what may be reordered"
@@ -173,14 +176,27 @@ def _dims(arguments: argparse.Namespace) -> dict[str, int]:
 
 @contextlib.contextmanager
 def _progress(err: TextIO) -> "Iterator[Progress]":
-    """A line that says what is being done, on a terminal; nothing elsewhere."""
+    """A line that says what is being done: on a terminal one that changes, elsewhere one a level."""
     if not err.isatty():
-        yield lambda stage, step: None
+        seen: set[str] = set()
+
+        def say(stage: str, step: str) -> None:
+            if stage not in seen:
+                seen.add(stage)
+                print(f"stepwell: {stage}", file=err, flush=True)
+
+        yield say
         return
     from rich.console import Console
 
     with Console(file=err).status("starting") as status:
-        yield lambda stage, step: status.update(f"[bold]{stage}[/bold] {step}")
+        yield lambda stage, step: status.update(f"[bold]{stage}[/bold] {_escaped(step)}")
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
 
 
 def _compile(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
@@ -190,47 +206,64 @@ def _compile(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
     emit = arguments.emit or "so"
     if emit not in EMITS:
         raise CompileError(f"--emit {emit}: no such stage; use one of {', '.join(EMITS)}")
-    options = _options(arguments, arguments.threads)
+    output = _output_path(arguments, emit)
+    compilation = Compilation(_options(arguments, arguments.threads), verify_each=arguments.verify_each)
+    level = emit if emit in LEVELS else "llvm"
+    if arguments.print_pipeline:
+        if arguments.model.endswith((".ir", ".mlir")):
+            compilation.read(arguments.model)  # the module says which passes lie behind it
+        print(compilation.pipeline(level), file=out)
+        return 0
     started = time.perf_counter()
-    with _progress(err) as progress:
-        compilation = Compilation(options, progress)
-        if arguments.print_pipeline:
-            print(compilation.pipeline(emit if emit in LEVELS else "llvm"), file=out)
-            return 0
-        compilation.read(_model_source(arguments.model))
+    with _progress(err) as compilation.progress:
+        compilation.read(arguments.model)
         if arguments.dump_dir:
-            directory = Path(arguments.dump_dir)
-            directory.mkdir(parents=True, exist_ok=True)
-            for level in LEVELS:
-                compilation.lower_to(level)
-                compilation.write_ir(directory / f"{level}.ir")
-                if level == emit:
-                    break
-        if emit in LEVELS:
-            compilation.lower_to(emit)
-            path = Path(arguments.output) if arguments.output and arguments.output != "-" else None
-            if path is None:
-                out.write(compilation.ir_text())
-            else:
-                compilation.write_ir(path)
+            _dump(compilation, Path(arguments.dump_dir), level)
+        compilation.lower_to(level)
+        if output is None:
+            text, unwritten = compilation.ir_text() if emit in LEVELS else (compilation.native_text(emit), 0)
+            out.write(text)
+            if unwritten:
+                print(f"warning: the values of {unwritten} constants are not written; use -o FILE", file=err)
+        elif emit in LEVELS:
+            compilation.write_ir(output)
         else:
-            compilation.lower_to("llvm")
-            ending = {"ll": ".ll", "asm": ".s", "obj": ".o", "so": ".so"}[emit]
-            stem = Path(arguments.model).stem
-            if emit in ("ll", "asm") and arguments.output in (None, "-"):
-                out.write(compilation.native_text(emit))
-            else:
-                path = Path(arguments.output or f"{stem}{ending}")
-                compilation.write_native(emit, path)
-                if emit == "so":
-                    size = path.stat().st_size / 1e6
-                    seconds = time.perf_counter() - started
-                    print(f"{path}: {size:.1f} MB, compiled in {seconds:.1f} s", file=err)
+            compilation.write_native(emit, output)
+    if emit == "so" and output is not None:
+        size, seconds = output.stat().st_size / 1e6, time.perf_counter() - started
+        print(f"{output}: {size:.1f} MB, compiled in {seconds:.1f} s", file=err)
     if arguments.timing:
         _print_timing(compilation, err)
     if arguments.report:
         print(compilation.report(), file=err)
     return 0
+
+
+def _output_path(arguments: argparse.Namespace, emit: str) -> Path | None:
+    """The file to write, None for standard output; whether it can be written is known before compiling."""
+    endings = {"obj": ".o", "so": ".so"}
+    name = arguments.output or (f"{Path(arguments.model).stem}{endings[emit]}" if emit in endings else "-")
+    if name == "-":
+        if emit in endings:
+            raise CompileError(f"--emit {emit}: bytes are not for standard output; give -o FILE")
+        return None
+    path = Path(name)
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise CompileError(f"{path}: there is no directory {folder}; make it first, or choose another place")
+    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise CompileError(f"{path}: cannot be written; choose another place")
+    return path
+
+
+def _dump(compilation: "Compilation", directory: Path, last: str) -> None:
+    """Write the IR of every level down to `last` into `directory`."""
+    from stepwell.pipelines import LEVELS
+
+    directory.mkdir(parents=True, exist_ok=True)
+    for level in LEVELS[compilation.start : LEVELS.index(last) + 1]:
+        compilation.lower_to(level)
+        compilation.write_ir(directory / f"{level}.ir")
 
 
 def _print_timing(compilation: Any, err: TextIO) -> None:
@@ -239,15 +272,6 @@ def _print_timing(compilation: Any, err: TextIO) -> None:
         share = timing.seconds / total
         print(f"{timing.seconds:8.3f} s {share:5.1%}  {timing.stage:8} {timing.name}", file=err)
     print(f"{total:8.3f} s        total", file=err)
-
-
-def _model_source(path: str) -> Any:
-    """The path, or for an `.ir` file its module and context."""
-    if not path.endswith((".ir", ".mlir")):
-        return path
-    from stepwell.tools.stepwell_opt import read_ir_file
-
-    return read_ir_file(Path(path))
 
 
 def _load(arguments: argparse.Namespace, threads: int, err: TextIO) -> Any:
@@ -285,7 +309,7 @@ def _run(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
         for i, (name, value) in enumerate(outputs.items()):
             np.save(directory / f"{_file_name(name, i)}.npy", value)
     if arguments.check:
-        return _check(arguments, feeds, outputs, out)
+        return _check(arguments, model, feeds, outputs, out)
     return 0
 
 
@@ -343,7 +367,9 @@ def describe(value: Any) -> str:
     )
 
 
-def _check(arguments: argparse.Namespace, feeds: dict[str, Any], outputs: dict[str, Any], out: TextIO) -> int:
+def _check(
+    arguments: argparse.Namespace, model: Any, feeds: dict[str, Any], outputs: dict[str, Any], out: TextIO
+) -> int:
     """Compare with a second implementation; DESIGN's tolerance |d| <= 1e-3 |ref| + 1e-5 max|ref|."""
     import numpy as np
 
@@ -351,19 +377,14 @@ def _check(arguments: argparse.Namespace, feeds: dict[str, Any], outputs: dict[s
         raise RunError("--check needs the model's .onnx file, not the compiled library")
     if arguments.check == "onnxruntime":
         session = _onnxruntime_session(arguments.model, 1)
-        reference = dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds), strict=True))
+        expected = session.run(list(outputs), feeds)
     else:
-        from stepwell.compiler import Compilation
-        from stepwell.interpreter import interpret
+        from stepwell.compiler import interpret_model
 
-        compilation = Compilation(_options(arguments, 1))
-        compilation.read(arguments.model)
-        names = [entry.name for entry in _signature_inputs(outputs, feeds, arguments)]
-        results = interpret(compilation.lower_to("graph"), [feeds[n] for n in names], compilation.ctx)
-        reference = dict(zip(outputs, results, strict=True))
+        expected = interpret_model(arguments.model, [feeds[entry.name] for entry in model.inputs])
     worst = 0.0
-    for name, expected in reference.items():
-        got, want = np.asarray(outputs[name]), np.asarray(expected)
+    for (name, result), reference in zip(outputs.items(), expected, strict=True):
+        got, want = np.asarray(result), np.asarray(reference)
         if got.shape != want.shape or got.dtype != want.dtype:
             print(
                 f"{name}: {got.dtype}{list(got.shape)} differs from {want.dtype}{list(want.shape)}", file=out
@@ -374,12 +395,6 @@ def _check(arguments: argparse.Namespace, feeds: dict[str, Any], outputs: dict[s
         print(f"{name}: {ratio:.3g} of the tolerance", file=out)
     print("agrees" if worst <= 1.0 else "DIFFERS", f"with {arguments.check}", file=out)
     return 0 if worst <= 1.0 else 1
-
-
-def _signature_inputs(outputs: Any, feeds: Any, arguments: argparse.Namespace) -> Any:
-    import stepwell
-
-    return stepwell.compile(arguments.model, opt_level=arguments.opt_level, dims=_dims(arguments)).inputs
 
 
 def disagreement(got: Any, want: Any) -> float:
@@ -464,7 +479,7 @@ def _inspect(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
     else:
         from stepwell.compiler import inspect_model
 
-        facts = inspect_model(arguments.model)
+        facts = inspect_model(arguments.model, _dims(arguments))
     if arguments.json:
         print(json.dumps(facts, indent=2), file=out)
         return 0
@@ -477,8 +492,12 @@ def _inspect(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
         for name, count in sorted(facts["operators"].items(), key=lambda item: (-item[1], item[0])):
             print(f"  {count:5} {name}", file=out)
         print(f"weights: {facts['weight_bytes'] / 1e6:.1f} MB", file=out)
-        if facts["unsupported"]:
-            print(f"not supported: {facts['unsupported']}", file=out)
+        if facts["operations"] is not None:
+            print(f"operations: {facts['operations'] / 1e6:.1f} million a run", file=out)
+        if facts["arena_bytes"] is not None:
+            print(f"working memory: {facts['arena_bytes'] / 1e6:.1f} MB", file=out)
+        for reason in facts["unsupported"]:
+            print(f"not supported: {reason}", file=out)
     return 0
 
 

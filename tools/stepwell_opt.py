@@ -6,11 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
 
-from stepwell.tools.console import Console, Exit
+from stepwell.tools.console import Console, Exit, module_text_of, warn_of_unwritten
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from xdsl.dialects.builtin import ModuleOp
     from xdsl.passes import ModulePass
 
@@ -79,27 +77,6 @@ def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.N
     return options
 
 
-def read_ir_file(path: "Path") -> "tuple[ModuleOp, StepwellContext]":
-    """The verified module in the file at `path` with its weights; every fault of the file is a `stepwell.Error`."""
-    from xdsl.utils.exceptions import ParseError, VerifyException
-
-    from stepwell.compat import new_context, parse_module
-    from stepwell.diagnostics import diagnose
-    from stepwell.errors import VerifyError
-    from stepwell.registry import DIALECTS
-    from stepwell.verification import verify_module
-
-    console, ctx = Console("stepwell"), new_context(DIALECTS)
-    name, text = console.read(str(path))
-    try:
-        module = parse_module(ctx, text, name)
-        verify_module(module)
-    except (ParseError, VerifyException) as error:
-        raise VerifyError(diagnose(error).render(console.sources)) from error
-    ctx.resources.attach_listed(module, path.parent)
-    return module, ctx
-
-
 class _Run:
     """One run of the tool."""
 
@@ -147,7 +124,7 @@ class _Run:
         return status
 
     def _process(self, name: str, text: str, stages: "list[Stage]", outputs: list[str]) -> int:
-        from stepwell.compat import new_context, print_module
+        from stepwell.compat import new_context
         from stepwell.registry import DIALECTS
 
         ctx = new_context(DIALECTS, self.options.allow_unregistered_dialect)
@@ -156,14 +133,7 @@ class _Run:
         try:
             module = self._parse(ctx, name, text)
             self._transform(ctx, module, stages)
-            self._bind_resources(ctx, module)
-            outputs.append(
-                print_module(
-                    module,
-                    generic=self.options.mlir_print_op_generic,
-                    debuginfo=self.options.print_debuginfo,
-                )
-            )
+            outputs.append(self._text(ctx, module))
         except Exception as error:
             errors.append(error)
         if self.options.verify_diagnostics:
@@ -173,30 +143,16 @@ class _Run:
     def _parse(self, ctx: "StepwellContext", name: str, text: str) -> "ModuleOp":
         from pathlib import Path
 
-        from stepwell.compat import parse_module
-        from stepwell.verification import verify_module
+        from stepwell.ir_files import read_module
 
-        module = parse_module(ctx, text, name)
-        ctx.resources.attach_listed(module, Path(name).parent)
-        if self.options.resources and os.path.exists(self.options.resources):
-            ctx.resources.attach(Path(self.options.resources))
-        verify_module(module)
-        return module
+        resources = self.options.resources
+        return read_module(ctx, name, text, Path(resources) if resources else None)
 
-    def _bind_resources(self, ctx: "StepwellContext", module: "ModuleOp") -> None:
+    def _text(self, ctx: "StepwellContext", module: "ModuleOp") -> str:
         """New constants go to --resources, else beside the output: `out.ir` to `out.safetensors`."""
-        from pathlib import Path
-
-        output = Path(self.options.output) if self.options.output else None
-        new_file = Path(self.options.resources) if self.options.resources else None
-        if new_file is None and output is not None:
-            new_file = output.with_suffix(".safetensors")
-        unwritten = ctx.resources.bind(module, output.parent if output is not None else Path(), new_file)
-        if unwritten:
-            self.stderr.write(
-                f"stepwell-opt: warning: the values of {unwritten} new constants are not written;"
-                " use --resources FILE or -o FILE\n"
-            )
+        text, unwritten = module_text_of(self.options, ctx, module)
+        warn_of_unwritten(self.console, unwritten)
+        return text
 
     def _transform(self, ctx: "StepwellContext", module: "ModuleOp", stages: "list[Stage]") -> None:
         from time import perf_counter

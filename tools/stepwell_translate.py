@@ -7,7 +7,7 @@ from io import StringIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from stepwell.tools.console import Console, Exit
+from stepwell.tools.console import Console, Exit, module_text_of, warn_of_unwritten
 
 if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
@@ -72,7 +72,7 @@ def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.N
 
 
 def _translate(options: argparse.Namespace, console: Console) -> int:
-    from stepwell.compat import new_context, print_module
+    from stepwell.compat import new_context
     from stepwell.registry import DIALECTS
 
     ctx = new_context(DIALECTS)
@@ -82,17 +82,8 @@ def _translate(options: argparse.Namespace, console: Console) -> int:
         _entry("BACKENDS", options.to)(module, out)
         console.write(options.output, out.getvalue())
         return 0
-    output = Path(options.output) if options.output else None
-    new_file = Path(options.resources) if options.resources else None
-    if new_file is None and output is not None:
-        new_file = output.with_suffix(".safetensors")
-    unwritten = ctx.resources.bind(module, output.parent if output is not None else Path(), new_file)
-    if unwritten:
-        console.stderr.write(
-            f"{console.tool}: warning: the values of {unwritten} constants are not written;"
-            " use --resources FILE or -o FILE\n"
-        )
-    text = print_module(module, generic=options.mlir_print_op_generic, debuginfo=options.print_debuginfo)
+    text, unwritten = module_text_of(options, ctx, module)
+    warn_of_unwritten(console, unwritten)
     console.write(options.output, text)
     return 0
 
@@ -100,17 +91,13 @@ def _translate(options: argparse.Namespace, console: Console) -> int:
 def _read(options: argparse.Namespace, console: Console, ctx: "StepwellContext") -> "ModuleOp":
     from xdsl.utils.exceptions import VerifyException
 
-    from stepwell.compat import parse_module
     from stepwell.errors import InternalError
+    from stepwell.ir_files import read_module
     from stepwell.verification import verify_module
 
     if options.source == "ir":
         name, text = console.read(options.input)
-        module = parse_module(ctx, text, name)
-        ctx.resources.attach_listed(module, Path(name).parent)
-        if options.resources and Path(options.resources).exists():
-            ctx.resources.attach(Path(options.resources))
-        verify_module(module)
+        module = read_module(ctx, name, text, Path(options.resources) if options.resources else None)
     else:
         source = sys.stdin.buffer.read() if options.input == "-" else options.input
         module = _entry("FRONTENDS", options.source)(source, ctx, _dims(options.dim))

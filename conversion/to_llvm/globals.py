@@ -29,10 +29,9 @@ from stepwell.conversion.to_llvm.core import (
 )
 from stepwell.diagnostics import unsupported
 from stepwell.dialects.llvm import FuncOp
+from stepwell.resources import WEIGHTS_KEY
 
 WEIGHTS_SYMBOL = "stepwell_weights"
-WEIGHTS_KEY = "stepwell.weights"
-"""The module attribute with the byte offset of every resource in the blob."""
 WEIGHTS_BYTES_KEY = "stepwell.weights_bytes"
 ALIGNMENT = 64
 

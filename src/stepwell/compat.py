@@ -40,8 +40,8 @@ from xdsl.parser import Parser
 from xdsl.pattern_rewriter import PatternRewriter, RewritePattern, op_type_rewrite_pattern
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import ParseError
-from xdsl.utils.lexer import Span
-from xdsl.utils.mlir_lexer import MLIRLexer, MLIRTokenKind
+from xdsl.utils.lexer import Span, Token
+from xdsl.utils.mlir_lexer import MLIRLexer, MLIRToken, MLIRTokenKind, StringLiteral
 
 from stepwell.resources import ResourceStore
 
@@ -224,6 +224,22 @@ def _print_function(self: FuncOp, printer: Printer) -> None:
 
 # A string that is not closed: xDSL's expression `(x+|y)*` tries every way to split it, 2^n of them.
 MLIRLexer._unescaped_characters_regex = re.compile(r'"(?:[^"\\\n\v\f]|\\(?:["nt\\]|[0-9A-Fa-f]{2}))*"')
+
+
+def _lex_string(self: MLIRLexer, start: int) -> MLIRToken:
+    """As xDSL's, but escaped UTF-8 is a string too: that is how the printer spells what is not ASCII."""
+    token = _lex_string_of_xdsl(self, start)
+    if token.kind is not MLIRTokenKind.BYTES_LIT:
+        return token
+    try:
+        StringLiteral.from_span(token.span).string_contents  # noqa: B018
+    except UnicodeDecodeError:
+        return token
+    return Token(MLIRTokenKind.STRING_LIT, token.span)
+
+
+_lex_string_of_xdsl = MLIRLexer._lex_string_literal
+MLIRLexer._lex_string_literal = _lex_string
 
 _print_function_of_xdsl = FuncOp.print
 FuncOp.print = _print_function

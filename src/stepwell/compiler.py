@@ -2,18 +2,19 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stepwell.errors import CompileError, Error
+from stepwell.errors import CompileError, Error, InternalError
 
 if TYPE_CHECKING:
-    from xdsl.context import Context
     from xdsl.dialects.builtin import ModuleOp
 
+    from stepwell.compat import StepwellContext
     from stepwell.pipelines import Stage
 
 Progress = Callable[[str, str], None]
@@ -56,51 +57,55 @@ class PassTiming:
 
 @dataclass
 class Compilation:
-    """One model on its way down. `lower_to` may be called for one stage after the other."""
+    """
+    One model on its way down: `read` it, then `lower_to` one level after the other. A module that was read
+    from an `.ir` file or given as an object goes on from the level that it is at.
+    """
 
     options: Options
     progress: Progress = lambda stage, step: None
     verify_each: bool = False
-    ctx: "Context" = field(init=False)
+    ctx: "StepwellContext" = field(init=False)
     module: "ModuleOp" = field(init=False)
     timings: list[PassTiming] = field(default_factory=list)
+    start: int = 0
+    """The first of `LEVELS` that the model as it was read is not at."""
+    _source: Any = None
     _next: int = 0
+    _applied: "list[Stage]" = field(default_factory=list)
 
     def read(self, model: Any) -> None:
-        """Import `model`: a path, the bytes or the `ModelProto` of an ONNX model, or a `ModuleOp`."""
-        from xdsl.dialects.builtin import ModuleOp
+        """
+        Import `model`: the path of an ONNX or `.ir` file, the bytes or the `ModelProto` of an ONNX model, a
+        `ModuleOp`, or a pair of a `ModuleOp` and the Context that holds its weights.
+        """
+        from stepwell.pipelines import LEVELS
 
-        from stepwell.compat import new_context
-        from stepwell.frontends.onnx import import_onnx
-        from stepwell.registry import DIALECTS
-
-        self.progress("import", "onnx")
-        started = time.perf_counter()
-        if isinstance(model, tuple):
-            self.module, self.ctx = model
-        elif isinstance(model, ModuleOp):
-            self.ctx, self.module = new_context(DIALECTS), model.clone()
-        else:
-            self.ctx = new_context(DIALECTS)
-            self.module = import_onnx(model, self.ctx)
-        self.timings.append(PassTiming("import", "onnx", time.perf_counter() - started))
+        self._source = model
+        kind = "ir" if _is_module(model) or _is_ir_file(model) else "onnx"
+        self.progress("import", kind)
+        with self._timed("import", kind):
+            self.module, self.ctx = _imported(model)
+        self.start = self._next = 0 if kind == "onnx" else levels_done(self.module, LEVELS)
 
     def lower_to(self, stage: str) -> "ModuleOp":
         """Run the passes down to and including `stage`, one of `EMITS` up to "llvm"."""
         from stepwell.pipelines import LEVELS
+        from stepwell.resources import resource_keys
 
         last = LEVELS.index(stage)
         while self._next <= last:
             self._run(LEVELS[self._next])
+            self.ctx.resources.keep(resource_keys(self.module))
             self._next += 1
         return self.module
 
     def pipeline(self, stage: str) -> str:
-        """The `stepwell-opt` pipeline that does what `lower_to(stage)` does to the imported module."""
+        """The `stepwell-opt` pipeline that does what `lower_to(stage)` does to the module as it was read."""
         from stepwell.pipelines import LEVELS, print_pipeline
 
         stages: list[Stage] = []
-        for level in LEVELS[: LEVELS.index(stage) + 1]:
+        for level in LEVELS[self.start : LEVELS.index(stage) + 1]:
             stages.extend(self._stages(level))
         return print_pipeline(stages)
 
@@ -120,17 +125,56 @@ class Compilation:
         )
 
     def _run(self, level: str) -> None:
-        from stepwell.verification import verify_module
+        from xdsl.utils.exceptions import PassFailedException
 
-        for stage in self._stages(level):
-            name = str(stage)
-            self.progress(level, name)
+        from stepwell.diagnostics import public_error
+        from stepwell.pipelines import run_pipeline
+
+        started = 0.0
+
+        def before(stage: "Stage", _: "ModuleOp") -> None:
+            nonlocal started
+            self.progress(level, str(stage))
+            self._applied.append(stage)
             started = time.perf_counter()
-            with our_fault_unless_said(self, level, stage):
-                stage.apply(self.ctx, self.module)
-                if self.verify_each:
-                    verify_module(self.module)
-            self.timings.append(PassTiming(level, name, time.perf_counter() - started))
+
+        def after(stage: "Stage", _: "ModuleOp") -> None:
+            self.timings.append(PassTiming(level, str(stage), time.perf_counter() - started))
+
+        stages = self._stages(level)
+        try:
+            run_pipeline(
+                self.ctx, self.module, stages, before=before, after=after, verify_each=self.verify_each
+            )
+        except PassFailedException as error:
+            raise public_error(error) from error
+        except InternalError as error:
+            raise InternalError(f"{error}; {self._reproducer()}") from error
+
+    def _reproducer(self) -> str:
+        """
+        Where the module is that the last pass broke down on. It is made by going down once more, so that a
+        compilation that succeeds pays nothing for it.
+        """
+        from stepwell.diagnostics import one_line
+        from stepwell.ir_files import write_module_file
+        from stepwell.pipelines import print_pipeline, run_pipeline
+
+        *before, broken = self._applied
+        try:
+            module, ctx = _imported(self._source)
+            run_pipeline(ctx, module, before)
+            path = reproducer_path()
+            write_module_file(module, ctx, path, reproducer_heading(print_pipeline([broken])))
+        except Exception as error:  # the fault itself is what the user has to see
+            return f"a fault of stepwell, and no reproducer: {one_line(error)}; please report it"
+        return f"a fault of stepwell, please report it with its reproducer {path}"
+
+    @contextmanager
+    def _timed(self, stage: str, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.timings.append(PassTiming(stage, name, time.perf_counter() - started))
 
     def llvm_ir(self) -> str:
         """The textual LLVM IR of the module, which must be at "llvm"."""
@@ -138,7 +182,8 @@ class Compilation:
 
         self.progress("ll", "print")
         stream = StringIO()
-        print_llvm_ir(self.module, stream)
+        with self._timed("ll", "print"):
+            print_llvm_ir(self.module, stream)
         return stream.getvalue()
 
     def signature(self) -> dict[str, Any]:
@@ -170,31 +215,34 @@ class Compilation:
         from stepwell.dialects.stepwell import target_of
 
         self.lower_to("llvm")
-        text = self.llvm_ir()
+        parts = self.native_parts()
         self.progress("clang", "compile and link")
-        started = time.perf_counter()
-        build_library(
-            [text],
-            self.weights(),
-            self.signature(),
-            target_of(self.module),
-            out,
-            self.options.symbol_prefix,
-            self.options.threads,
-        )
-        self.timings.append(PassTiming("clang", "clang", time.perf_counter() - started))
+        with self._timed("clang", "compile and link"):
+            build_library(
+                parts,
+                self.weights(),
+                self.signature(),
+                target_of(self.module),
+                out,
+                self.options.symbol_prefix,
+                self.options.threads,
+            )
 
-    def ir_text(self) -> str:
-        """The module as text; its weights stay in the store."""
-        from stepwell.compat import print_module
+    def native_parts(self) -> list[str]:
+        """The textual LLVM IR of the module in two parts, for two clangs side by side."""
+        return [self.llvm_ir()]
 
-        return print_module(self.module)
+    def ir_text(self) -> tuple[str, int]:
+        """The module as text for a stream, and how many of its constants are in no file."""
+        from stepwell.ir_files import module_text
+
+        return module_text(self.module, self.ctx)
 
     def write_ir(self, path: Path) -> None:
         """Write the module to `path` and the weights that no file holds yet to its sidecar."""
-        from stepwell.compat import write_module
+        from stepwell.ir_files import write_module_file
 
-        write_module(self.module, self.ctx, path)
+        write_module_file(self.module, self.ctx, path)
 
     def native_text(self, emit: str) -> str:
         """The LLVM IR ("ll") or the assembly ("asm") of the module, which must be at "llvm"."""
@@ -212,10 +260,17 @@ class Compilation:
 
         if emit == "so":
             self.build(path)
-        elif emit == "obj":
-            write_atomically(path, compile_object(self.llvm_ir(), target_of(self.module)))
+            return
+        if emit == "obj":
+            data = compile_object(self.llvm_ir(), target_of(self.module))
         else:
-            write_atomically(path, self.native_text(emit).encode())
+            data = self.native_text(emit).encode()
+        try:
+            write_atomically(path, data)
+        except OSError as error:
+            raise CompileError(
+                f"{path}: cannot be written: {error.strerror}; choose another place"
+            ) from error
 
     def report(self) -> str:
         """Kernels, weights and memory in a few lines."""
@@ -230,33 +285,70 @@ class Compilation:
         return "\n".join(lines)
 
 
-class our_fault_unless_said:
-    """
-    Turn what a pass raises into a `stepwell.Error`: its own errors keep their text, anything else is a
-    fault of ours and leaves a reproducer.
-    """
+def _is_ir_file(model: Any) -> bool:
+    return isinstance(model, str | os.PathLike) and os.fspath(model).endswith((".ir", ".mlir"))
 
-    def __init__(self, compilation: Compilation, level: str, stage: "Stage"):
-        self.compilation, self.level, self.stage = compilation, level, stage
 
-    def __enter__(self) -> None:
-        return None
+def _is_module(model: Any) -> bool:
+    from xdsl.dialects.builtin import ModuleOp
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        from xdsl.utils.exceptions import PassFailedException
+    return isinstance(model, ModuleOp | tuple)
 
-        from stepwell.diagnostics import public_error
-        from stepwell.errors import InternalError
 
-        if error is None or not isinstance(error, Exception):
-            return
-        if isinstance(error, Error | PassFailedException):
-            raise public_error(error) from error
-        said = str(error).strip().split("\n")[0][:200]
-        raise InternalError(
-            f"{self.stage} ({self.level}): {type(error).__name__}: {said};"
-            " this is a fault of stepwell, please report it"
-        ) from error
+def _imported(model: Any) -> "tuple[ModuleOp, StepwellContext]":
+    """`model` as a module of its own: what is done to it, or to its weights, does not show outside."""
+    from stepwell.compat import new_context
+    from stepwell.frontends.onnx import import_onnx
+    from stepwell.ir_files import read_module_file
+    from stepwell.registry import DIALECTS
+
+    if isinstance(model, tuple):
+        module, given = model
+        ctx = given.clone()
+        ctx.resources = given.resources.copy()
+        return module.clone(), ctx
+    ctx = new_context(DIALECTS)
+    if _is_module(model):
+        return model.clone(), ctx
+    if _is_ir_file(model):
+        return read_module_file(Path(model), ctx), ctx
+    return import_onnx(model, ctx), ctx
+
+
+def levels_done(module: "ModuleOp", levels: Sequence[str]) -> int:
+    """How many of `levels` lie behind `module`, read off its ops: 0 for a model as it was imported."""
+    from xdsl.dialects.builtin import MemRefType
+
+    if "stepwell.signature" not in module.attributes:
+        return 0
+    functions = list(module.body.block.ops)
+    if any(op.name == "llvm.func" for op in functions):
+        return levels.index("llvm") + 1
+    used = {op.name.partition(".")[0] for op in module.walk()}
+    if "graph" in used:
+        return levels.index("graph") + 1
+    arguments = [arg.type for op in functions for region in op.regions for arg in region.block.args]
+    if "memref" in used or any(isinstance(type, MemRefType) for type in arguments):
+        return levels.index("memref") + 1
+    kernels = [op for op in functions if "stepwell.kernel" in op.attributes]
+    if not kernels:
+        return levels.index("tensor") + 1
+    inside = {op.name for kernel in kernels for op in kernel.walk()}
+    return levels.index("kernels" if "linalg.generic" in inside else "loops") + 1
+
+
+def reproducer_path() -> Path:
+    """A new file for a module that a pass broke down on."""
+    import tempfile
+
+    handle, name = tempfile.mkstemp(prefix="stepwell-reproducer-", suffix=".ir")
+    os.close(handle)
+    return Path(name)
+
+
+def reproducer_heading(pipeline: str) -> str:
+    """The first line of a reproducer: the command that breaks down on it."""
+    return f"// RUN: stepwell-opt %s -p '{pipeline}'\n"
 
 
 def prefix_from(path: str | Path) -> str:
@@ -285,6 +377,7 @@ def compile(
     dims: Mapping[str, int] | None = None,
     cache: bool = True,
     progress: Progress | None = None,
+    spin: bool = True,
 ) -> Any:
     """
     Compile a model and load it.
@@ -292,7 +385,8 @@ def compile(
     `model`: the path of an ONNX file, its bytes, an `onnx.ModelProto`, or an xDSL `ModuleOp`.
     `threads`: the default of the compiled model. `fp`: "default" contracts and reassociates in a fixed
     order, "strict" keeps the source order. `dims` fixes symbolic dims by name. `cache`: reuse the
-    library of an earlier compilation of the same bytes with the same options.
+    library of an earlier compilation of the same bytes with the same options. `spin`: idle threads wait a
+    little in a loop before they sleep.
     Returns a `stepwell.Model`. Raises a `stepwell.Error`.
     """
     from stepwell.backends.cpu.cache import Cache, model_key, temporary_directory
@@ -313,41 +407,101 @@ def compile(
         with temporary_directory() as directory:
             out = directory / f"{options.symbol_prefix}.so"
             compile_to_file(model, out, options, progress)
-            return load(out, threads=threads)
+            return load(out, threads=threads, spin=spin)
     store = Cache()
     if (found := store.model(key)) is not None:
         try:
-            return load(found, threads=threads)
+            return load(found, threads=threads, spin=spin)
         except Error:
             store.drop_model(key)  # damaged on disk: build it again
     compile_to_file(model, store.model_path(key), options, progress)
-    return load(store.model_path(key), threads=threads)
+    return load(store.model_path(key), threads=threads, spin=spin)
 
 
-def inspect_model(path: str) -> dict[str, Any]:
-    """Interface, operators, weights and what is not supported of the ONNX file at `path`."""
+def interpret_model(path: str, inputs: Sequence[Any]) -> list[Any]:
+    """What the model in the file at `path` gives for `inputs`, by the reference interpreter: one op at a time."""
+    from xdsl.utils.exceptions import PassFailedException
+
+    from stepwell.diagnostics import public_error
+    from stepwell.interpreter import interpret
+
+    module, ctx = _imported(path)
+    try:
+        return interpret(module, inputs, ctx)
+    except PassFailedException as error:
+        raise public_error(error) from error
+
+
+def inspect_model(path: str, dims: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """
+    Interface, operators, cost, memory and all that is not supported of the model in the file at `path`.
+    "operations" (additions, multiplications and the like of one run) and "arena_bytes" are None where they
+    depend on extents that are not known.
+    """
     from collections import Counter
 
+    from stepwell.conversion.graph_to_linalg import LOWERINGS
+    from stepwell.dialects.stepwell import plain_data
     from stepwell.errors import UnsupportedError
-    from stepwell.resources import resource_keys, resources_of
+    from stepwell.resources import resource_keys
 
-    compilation = Compilation(Options())
-    unsupported = ""
-    compilation.read(path)
-    operators = Counter(op.name for op in compilation.module.walk() if op.name.startswith("graph."))
-    store = resources_of(compilation.ctx)
-    weight_bytes = sum(store.blob(key).nbytes for key in resource_keys(compilation.module))
+    compilation = Compilation(Options(dims=tuple(sorted((dims or {}).items()))))
+    facts: dict[str, Any] = {
+        "inputs": [], "outputs": [], "operators": {}, "weight_bytes": 0, "operations": None, "arena_bytes": None,
+        "unsupported": [],
+    }  # fmt: skip
     try:
+        compilation.read(path)
+        store, module = compilation.ctx.resources, compilation.module
+        facts["operators"] = dict(Counter(op.name for op in module.walk() if op.name.startswith("graph.")))
+        facts["weight_bytes"] = sum(store.blob(key).nbytes for key in resource_keys(module) if key in store)
         compilation.lower_to("graph")
         signature = compilation.signature()
-        compilation.lower_to("tensor")
+        facts |= {"inputs": signature["inputs"], "outputs": signature["outputs"]}
+        left = {op.name for op in module.walk() if op.name.startswith("graph.") and op.name not in LOWERINGS}
+        facts["unsupported"] = [
+            f"{name}: it has no lowering to the tensor level yet" for name in sorted(left)
+        ]
+        if not left:
+            facts["operations"] = operations(compilation.lower_to("tensor"))
+            compilation.lower_to("memref")
+            facts["arena_bytes"] = plain_data(module.attributes.get("stepwell.arena_bytes"))
     except UnsupportedError as error:
-        unsupported = str(error)
-        signature = {"inputs": [], "outputs": []}
-    return {
-        "inputs": signature["inputs"],
-        "outputs": signature["outputs"],
-        "operators": dict(operators),
-        "weight_bytes": weight_bytes,
-        "unsupported": unsupported,
-    }
+        facts["unsupported"] = [line.strip() for line in str(error).split("\n") if line.strip()]
+    return facts
+
+
+def operations(module: "ModuleOp") -> int | None:
+    """
+    Arithmetic operations of one run of a module at "tensor": iterations times the ops of the body; None where an
+    extent is not known.
+    """
+    from math import prod
+
+    from xdsl.dialects.linalg import GenericOp
+
+    total = 0
+    for op in module.walk():
+        if isinstance(op, GenericOp):
+            count = sum(inner.name.startswith(("arith.", "math.")) for inner in op.body.block.ops)
+            extents = _extents(op)
+            if extents is None:
+                return None
+            total += prod(extents) * count
+    return total
+
+
+def _extents(op: Any) -> list[int] | None:
+    """The iteration space of a `linalg.generic`, read off the dims that its maps name; None where one is dynamic."""
+    from xdsl.ir.affine import AffineDimExpr
+
+    found: dict[int, int] = {}
+    for operand, attr in zip(op.operands, op.indexing_maps.data, strict=True):
+        shape = operand.type.get_shape() if hasattr(operand.type, "get_shape") else ()
+        for expression, extent in zip(attr.data.results, shape, strict=False):
+            if isinstance(expression, AffineDimExpr):
+                found[expression.position] = extent
+    count = len(op.iterator_types.data)
+    if len(found) < count or any(extent < 0 for extent in found.values()):
+        return None
+    return [found[dim] for dim in range(count)]

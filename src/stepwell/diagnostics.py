@@ -170,5 +170,10 @@ def public_error(error: BaseException) -> Error:
     return CompileError(text) if isinstance(error, PassFailedException) else InternalError(text)
 
 
+def one_line(error: BaseException) -> str:
+    """`error` in one line, its class named."""
+    return f"{type(error).__name__}: {_short(str(error).split(chr(10))[0])}"
+
+
 def _short(text: str) -> str:
     return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}..."

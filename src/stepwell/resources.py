@@ -8,6 +8,7 @@ a reshaped constant shares its blob. Sidecars are safetensors files, memory-mapp
 import json
 import mmap
 import os
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from xdsl.dialects.builtin import (
     DenseArrayBase,
     DenseIntOrFPElementsAttr,
     DenseResourceAttr,
+    DictionaryAttr,
     IndexType,
     IntegerType,
     Signedness,
@@ -33,7 +35,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 RESOURCES_KEY = "stepwell.resources"
-"""The module attribute that lists the sidecar files, relative to the file of the module."""
+"""
+The module attribute that lists sidecar files, relative to the file of the module. `<stem>.safetensors` beside
+`<stem>.ir` is never listed, so that equal modules in two files are equal texts; it names further sidecars itself.
+"""
+
+WEIGHTS_KEY = "stepwell.weights"
+"""The module attribute with the byte offset of every resource in the blob of a library, at the llvm level."""
 
 INLINE_ELEMENTS = 64
 """A constant of fewer elements is written into the IR."""
@@ -65,6 +73,8 @@ _SAFETENSORS = {
 _NUMPY_NAMES = {name: numpy_name for numpy_name, name in _SAFETENSORS.items()}
 _ALIGNMENT = 64
 _FILLER = "__fill_"
+_LINKS = "sidecars"
+"""The entry of a sidecar's metadata: other sidecars to read values from, relative to it, as a JSON list."""
 _MAX_SPLAT_BYTES = 1 << 26
 """A splat is held as all of its bytes (xDSL's attribute does so); above this it becomes a resource."""
 
@@ -176,14 +186,39 @@ class ResourceStore:
         array.flags.writeable = False
         return array
 
+    def keep(self, keys: set[str]) -> None:
+        """Forget all blobs but those under `keys`."""
+        for key in self._blobs.keys() - keys:
+            del self._blobs[key]
+            self._dtypes.pop(key, None)
+            self._stored_in.pop(key, None)
+
+    def copy(self) -> "ResourceStore":
+        """A store of its own with the same blobs, which are shared."""
+        other = ResourceStore()
+        other._blobs, other._dtypes = dict(self._blobs), dict(self._dtypes)
+        other._absent, other._stored_in = list(self._absent), dict(self._stored_in)
+        return other
+
     # Sidecar files
 
     def attach(self, path: Path) -> None:
-        """Make the blobs of the safetensors file at `path` available, mapped and not read."""
-        for key, (view, dtype, shape) in map_safetensors(path).items():
-            self._blobs.setdefault(key, view)
-            self._dtypes.setdefault(key, (dtype, shape))
-            self._stored_in.setdefault(key, path)
+        """Make the blobs of the sidecar at `path` and of those that it names available, mapped and not read."""
+        waiting, seen = [path], set()
+        while waiting:
+            path = waiting.pop()
+            if path.resolve() in seen:
+                continue
+            seen.add(path.resolve())
+            if not path.is_file():
+                self._absent.append(path)
+                continue
+            blobs, links = _map_sidecar(path)
+            for key, (view, dtype, shape) in blobs.items():
+                self._blobs.setdefault(key, view)
+                self._dtypes.setdefault(key, (dtype, shape))
+                self._stored_in.setdefault(key, path)
+            waiting.extend(path.parent / link for link in links)
 
     def attach_listed(self, module: Operation, directory: Path) -> None:
         """Attach the files that `module` lists; one that is missing is noted until its values are read."""
@@ -200,20 +235,51 @@ class ResourceStore:
         file yet are added to `new_file`; how many there are if there is none.
         """
         keys = resource_keys(module)
-        new = sorted(key for key in keys if key in self._blobs and key not in self._stored_in)
+        new = self._new(keys)
         if new and new_file is not None:
-            entries = map_safetensors(new_file) if new_file.is_file() else {}
-            entries |= {key: (self._blobs[key], *self._dtypes.get(key, ("", ()))) for key in new}
-            write_safetensors(new_file, entries)
-            self._stored_in.update(dict.fromkeys(new, new_file))
-        files = {self._stored_in[key] for key in keys if key in self._stored_in}
-        if any(key not in self._blobs for key in keys):
-            files.update(self._absent)
+            self._extend(new_file, new, set())
         module.attributes.pop(RESOURCES_KEY, None)
-        names = sorted(os.path.relpath(file, directory) for file in files)
+        names = sorted(os.path.relpath(file, directory) for file in self._files(keys))
         if names:
             module.attributes[RESOURCES_KEY] = ArrayAttr([StringAttr(name) for name in names])
         return len(new) if new_file is None else 0
+
+    def bind_beside(self, module: Operation, path: Path) -> int:
+        """
+        Make the sidecar of `path`, the file that `module` will be written to, lead to all of its values: those
+        that are in no file yet are added to it, the files of the others are named in it. Always 0: none is left.
+        """
+        keys, own = resource_keys(module), sidecar_of(path)
+        module.attributes.pop(RESOURCES_KEY, None)
+        new = self._new(keys)
+        links = {os.path.relpath(file, own.parent) for file in self._files(keys) if file != own}
+        if new or links:
+            self._extend(own, new, links)
+        return 0
+
+    def _new(self, keys: set[str]) -> list[str]:
+        return sorted(key for key in keys if key in self._blobs and key not in self._stored_in)
+
+    def _files(self, keys: set[str]) -> set[Path]:
+        """The sidecars that hold, or should hold, what is under `keys`."""
+        files = {self._stored_in[key] for key in keys if key in self._stored_in}
+        if any(key not in self._blobs for key in keys):
+            files.update(self._absent)
+        return files
+
+    def _extend(self, file: Path, new: list[str], links: set[str]) -> None:
+        """Add the blobs under `new` and the names `links` to the sidecar `file`."""
+        entries, known = _map_sidecar(file) if file.is_file() else ({}, [])
+        if not new and links <= set(known):
+            return
+        entries |= {key: (self._blobs[key], *self._dtypes.get(key, ("", ()))) for key in new}
+        write_safetensors(file, entries, sorted(links | set(known)))
+        self._stored_in.update(dict.fromkeys(new, file))
+
+
+def sidecar_of(path: Path) -> Path:
+    """Where the values of the module in the file `path` are, unless it says otherwise."""
+    return path.with_suffix(".safetensors")
 
 
 def sidecars_of(module: Operation) -> list[str]:
@@ -223,8 +289,9 @@ def sidecars_of(module: Operation) -> list[str]:
 
 
 def resource_keys(module: Operation) -> set[str]:
-    """The keys of all `dense_resource` attributes that the ops of `module` carry."""
-    keys: set[str] = set()
+    """The keys of all `dense_resource` attributes that the ops of `module` carry, and of weights laid out."""
+    placed = module.attributes.get(WEIGHTS_KEY)
+    keys = set(placed.data) if isinstance(placed, DictionaryAttr) else set()
     for op in module.walk():
         for attribute in (*op.properties.values(), *op.attributes.values()):
             if isinstance(attribute, DenseResourceAttr):
@@ -295,9 +362,17 @@ def _typed(raw: "np.ndarray", dtype: "np.dtype[Any]") -> "np.ndarray":
 # The safetensors format: u64 length, JSON header {name: {dtype, shape, data_offsets}}, data
 
 
-def write_safetensors(path: Path, blobs: dict[str, tuple[memoryview, str, tuple[int, ...]]]) -> None:
-    """Write blobs (bytes, numpy dtype name or "", shape) to `path` atomically, each one aligned to 64 bytes."""
+_Blobs = dict[str, tuple[memoryview, str, tuple[int, ...]]]
+
+
+def write_safetensors(path: Path, blobs: _Blobs, links: Sequence[str] = ()) -> None:
+    """
+    Write blobs (bytes, numpy dtype name or "", shape) to `path` atomically, each one aligned to 64 bytes;
+    `links` are further sidecars to name.
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "stepwell"}}
+    if links:
+        header["__metadata__"][_LINKS] = json.dumps(list(links))
     offset, pieces = 0, []
     for key, (data, dtype, shape) in blobs.items():
         # The format allows no holes: a blob of odd length is followed by a named filler.
@@ -329,11 +404,16 @@ def write_safetensors(path: Path, blobs: dict[str, tuple[memoryview, str, tuple[
         raise CompileError(f"{path}: the weights cannot be written: {error.strerror}") from error
 
 
-def map_safetensors(path: Path) -> dict[str, tuple[memoryview, str, tuple[int, ...]]]:
+def map_safetensors(path: Path) -> _Blobs:
     """
     The blobs of a safetensors file by name, mapped, with numpy dtype (empty if not one of numpy's) and
     shape; an error names the broken part.
     """
+    return _map_sidecar(path)[0]
+
+
+def _map_sidecar(path: Path) -> tuple[_Blobs, list[str]]:
+    """The blobs of a safetensors file and the sidecars that it names."""
 
     def broken(why: str) -> CompileError:
         return CompileError(f"{path}: not a safetensors file: {why}; write it again")
@@ -350,10 +430,14 @@ def map_safetensors(path: Path) -> dict[str, tuple[memoryview, str, tuple[int, .
     if length > size - 8:
         raise broken(f"its header of {length} bytes is longer than the file")
     data = mapped[8 + length :]
-    blobs: dict[str, tuple[memoryview, str, tuple[int, ...]]] = {}
+    blobs: _Blobs = {}
+    links: list[str] = []
     try:
         for name, entry in json.loads(bytes(mapped[8 : 8 + length])).items():
-            if name == "__metadata__" or name.startswith(_FILLER):
+            if name == "__metadata__":
+                links = [str(link) for link in json.loads(entry.get(_LINKS, "[]"))]
+                continue
+            if name.startswith(_FILLER):
                 continue
             start, end = (int(offset) for offset in entry["data_offsets"])
             if not 0 <= start <= end <= data.nbytes:
@@ -362,4 +446,4 @@ def map_safetensors(path: Path) -> dict[str, tuple[memoryview, str, tuple[int, .
             blobs[name] = (data[start:end], dtype, tuple(int(extent) for extent in entry["shape"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise broken("its header is no valid JSON index") from error
-    return blobs
+    return blobs, links

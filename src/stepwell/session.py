@@ -44,4 +44,4 @@ class InferenceSession(_session.InferenceSession):
         dims: dict[str, int],
         spin: bool,
     ) -> Model:
-        return compile(model, threads=threads or 1, opt_level=opt_level, dims=dims)
+        return compile(model, threads=threads or 1, opt_level=opt_level, dims=dims, spin=spin)

@@ -115,6 +115,20 @@ def test_a_written_location_is_kept():
     assert print_module(parse_module(context(), text), debuginfo=True) == text
 
 
+@pytest.mark.parametrize("name", ["caf\u00e9", '\u6f22\u5b57 "q" \\ \n', "plain"])
+def test_strings_are_strings_in_any_script(name):
+    import xdsl.dialects.builtin as builtin
+
+    module = parse_module(context(), "module {}")
+    module.attributes["said"] = builtin.StringAttr(name)
+    module.location = builtin.NameLoc(builtin.StringAttr(name), builtin.UnknownLoc())
+    again = parse_module(context(), print_module(module, debuginfo=True))
+    assert again.attributes["said"] == builtin.StringAttr(name)
+    assert again.location == module.location
+    raw = parse_module(context(), 'module attributes {said = "\\FF\\FE"} {}').attributes["said"]
+    assert raw == builtin.BytesAttr(b"\xff\xfe")
+
+
 def test_upstream_still_leaves_locations_unknown():
     module = Parser(upstream(), "%a = arith.constant 1 : i32").parse_module()
     assert all(isinstance(op.location, UnknownLoc) for op in module.walk()), "remove the stamps"

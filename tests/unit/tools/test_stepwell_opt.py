@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.errors import VerifyError
-from stepwell.tools.stepwell_opt import main, read_ir_file
+from stepwell.tools.stepwell_opt import main
 
 GOOD = """func.func @f(%x: index) -> index {
   %0 = arith.constant 0 : index
@@ -202,16 +201,6 @@ def test_mutants_of_valid_text_are_diagnosed():
             mutant = text[:at] + text[to : to + 40] + text[at:]
         code, _, err = run("--allow-unregistered-dialect", stdin=mutant)
         assert code in (0, 1) and "Traceback" not in err, (code, err, mutant)
-
-
-def test_ir_files_are_read_for_the_other_tools(tmp_path):
-    path = tmp_path / "x.ir"
-    path.write_text(GOOD)
-    module, _ = read_ir_file(path)
-    assert "arith.addi" in str(module)
-    path.write_text("func.func @f() {")
-    with pytest.raises(VerifyError, match=r"x\.ir:1:\d+: error: "):
-        read_ir_file(path)
 
 
 def test_runs_share_nothing(tmp_path):
