@@ -107,7 +107,7 @@ _KNOWN = {
         _x86("cascadelake", 512, 2, 2.8, 32, 1024, 16),
         _x86("icelake-server", 512, 2, 2.9, 48, 1280, 24),
         _x86("rocketlake", 512, 1, 3.6, 48, 512, 16),
-        _x86("sapphirerapids", 512, 2, 3.0, 48, 2048, 32),
+        _x86("sapphirerapids", 512, 2, 3.4, 48, 2048, 32),
         _x86("emeraldrapids", 512, 2, 3.0, 48, 2048, 64),
         _x86("graniterapids", 512, 2, 3.0, 48, 2048, 64),
         _x86("znver1", 256, 1, 3.0, 32, 512, 8),
@@ -193,9 +193,12 @@ def native_target(
     else:
         base = _KNOWN[_x86_name(facts)]
         fma_units = round(base.flops_per_ns / (base.lanes(4) * 2 * _clock(base)))
-        if base.vector_bytes == 64 and _int(facts.get("model", "")) in _ONE_FMA_UNIT:
+        # A hypervisor may show a server under a client's model number; no client has AMX.
+        server = "amx_tile" in facts.get("flags", "").split()
+        if base.vector_bytes == 64 and not server and _int(facts.get("model", "")) in _ONE_FMA_UNIT:
             fma_units = 1
-    ghz = _native_ghz(facts, system) or _clock(base)
+    # Hypervisors report the base clock, which a core with wide vectors still exceeds.
+    ghz = max(_native_ghz(facts, system) or 0.0, _clock(base))
     l1, l2, l3 = _native_caches(system)
     return replace(
         base,

@@ -59,6 +59,10 @@ def test_peak_follows_from_lanes_units_and_clock(tmp_path, monkeypatch):
     (tmp_path / "b").mkdir()
     one = native_target(*machine(tmp_path / "b", f"{V4} clwb", model=0xA7))
     assert one.flops_per_ns == 16 * 2 * 1 * 2.6
+    (tmp_path / "c").mkdir()
+    server = f"{VNNI} avx512_bf16 avx512_fp16 amx_tile amx_int8 amx_bf16"
+    masked = native_target(*machine(tmp_path / "c", server, model=0xA7))
+    assert masked.flops_per_ns == targets.resolve_target("sapphirerapids").flops_per_ns
 
 
 def test_an_arm_machine_is_known_by_its_part(tmp_path):
