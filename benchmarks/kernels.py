@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -62,9 +63,7 @@ class _Graph:
         """`dynamic`: the extents that the model leaves unknown."""
         arrays = {k: _RANDOM.standard_normal(s, np.float32) for k, s in inputs.items()}
         types = [
-            helper.make_tensor_value_info(
-                k, TensorProto.FLOAT, [f"d{e}" if e in dynamic else e for e in s]
-            )
+            helper.make_tensor_value_info(k, TensorProto.FLOAT, [f"d{e}" if e in dynamic else e for e in s])
             for k, s in inputs.items()
         ]
         out = helper.make_tensor_value_info(result, TensorProto.FLOAT, None)
@@ -96,7 +95,7 @@ def _conv(
 ) -> Case:
     g = _Graph()
     value, flops, extent = "x", 0.0, size
-    for c, oc in zip(channels, channels[1:], strict=False):
+    for c, oc in pairwise(channels):
         group = c if groups == 0 else groups
         w = g.weight(oc, c // group, kernel, kernel)
         value = g.op("Conv", value, w, kernel_shape=[kernel] * 2, strides=[stride] * 2, group=group, pads=[kernel // 2] * 4)  # fmt: skip
@@ -113,7 +112,9 @@ def _pool(kind: str, size: int, channels: int, kernel: int, stride: int) -> Case
     # The convolutions around it keep the layout that it has inside a network; they are the same for the peer.
     v = g.op("Conv", "x", g.weight(channels, 1, 1, 1), group=channels, kernel_shape=[1, 1])
     v = g.op(kind, v, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[kernel // 2] * 4)
-    return g.case(f"{kind} {kernel}x{kernel} s{stride} {channels}@{size}", {"x": (1, channels, size, size)}, v)
+    return g.case(
+        f"{kind} {kernel}x{kernel} s{stride} {channels}@{size}", {"x": (1, channels, size, size)}, v
+    )
 
 
 def _unary(kind: str, *shape: int, dynamic=(), **attributes) -> Case:
@@ -239,17 +240,23 @@ def measured_peak() -> float:
     with tempfile.TemporaryDirectory() as folder:
         source, program = Path(folder, "peak.c"), Path(folder, "peak")
         source.write_text(_PEAK_SOURCE.replace("BYTES", str(target.vector_bytes)))
-        subprocess.run([*find_driver().argv, "-O2", "-march=native", str(source), "-o", str(program)], check=True)
+        subprocess.run(
+            [*find_driver().argv, "-O2", "-march=native", str(source), "-o", str(program)], check=True
+        )
         return float(subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("words", nargs="*", help="only cases whose name contains one of these")
     parser.add_argument("--seconds", type=float, default=0.4, help="spent on each case (default 0.4)")
     arguments = parser.parse_args()
     peak = measured_peak()
-    print(f"peak {peak:.0f} GFLOP/s\n{'case':44} {'us':>9} {'GFLOP/s':>8} {'% peak':>7} {'x onnxruntime':>14}")
+    print(
+        f"peak {peak:.0f} GFLOP/s\n{'case':44} {'us':>9} {'GFLOP/s':>8} {'% peak':>7} {'x onnxruntime':>14}"
+    )
     for case in _cases():
         if arguments.words and not any(w.lower() in case.name.lower() for w in arguments.words):
             continue

@@ -14,7 +14,7 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.ir import Attribute, Operation
 
-from stepwell.interpreter.machine import MEANINGS, Machine, Results, meaning
+from stepwell.interpreter.machine import MEANINGS, Machine, Results, meaning, poison
 from stepwell.resources import dtype_of, value_of
 
 Function = Callable[..., Any]
@@ -169,6 +169,13 @@ def _power(base: Any, exponent: Any) -> Any:
 
 
 _register("math.ipowi", _power)
+
+
+@meaning("ub.poison")
+def _poison(machine: Machine, op: Operation) -> Results:
+    """A value that nothing may depend on: one that shows."""
+    dtype = dtype_of(op.results[0].type)
+    return (poison((), dtype)[()],)
 
 
 @meaning("arith.constant")

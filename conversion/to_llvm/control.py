@@ -7,7 +7,7 @@ from xdsl.ir import Block
 
 from stepwell.conversion.to_llvm.core import FunctionLowering, Handler
 
-_ACCUMULATORS, _UNROLL = 4, 2
+_ACCUMULATORS, _UNROLL = 4, 4
 """
 An innermost loop that carries this many vectors is a contraction, and runs two steps at a time: on Sapphire
 Rapids the loop's own three integer ops take 8 % of the slots of the two FMA ports (83 -> 91 % of peak).

@@ -7,6 +7,7 @@ from typing import TypeVar
 from xdsl.dialects import arith, tensor, vector
 from xdsl.dialects.builtin import DYNAMIC_INDEX, IndexType, IntegerAttr, TensorType
 from xdsl.dialects.linalg import ops as linalg
+from xdsl.dialects.ub import PoisonOp
 from xdsl.dialects.utils import get_dynamic_index_list
 from xdsl.ir import Attribute, Block, BlockArgument, Operation, OpResult, SSAValue
 from xdsl.ir.affine import (
@@ -110,6 +111,16 @@ class IndexBuilder:
                 self._entry.add_op(op)
             self._last_constant = op
             known = self._constants[type, value] = op.result
+        return known
+
+    def poison(self, type: Attribute) -> SSAValue:
+        """A value of which nothing that is kept depends, interned."""
+        if (known := self._constants.get((type, PoisonOp))) is None:
+            op = PoisonOp(type)
+            self._entry.insert_op_before(op, first) if (
+                first := self._entry.first_op
+            ) else self._entry.add_op(op)
+            known = self._constants[type, PoisonOp] = op.result
         return known
 
     def value(self, extent: Extent) -> SSAValue:

@@ -200,10 +200,6 @@ def _neutral(kind: CombiningKindFlag, type: Attribute) -> Attribute:
     return FloatAttr(value, type)  # pyright: ignore[reportArgumentType]
 
 
-def _zero(type: Attribute) -> Attribute:
-    return IntegerAttr(0, type) if isinstance(type, IntegerType | IndexType) else FloatAttr(0.0, type)  # pyright: ignore
-
-
 class _Emitter:
     """Emits the loops and vectors of one generic at the end of the current block."""
 
@@ -676,10 +672,11 @@ class _Emitter:
             results.append(AffineConstantExpr(0) if axis is None else AffineDimExpr(axis))
             bounds.append(axis is None or self._in_bounds(base, dim, starts[axis], axis))
         element = base.type.element_type
+        # What a lane that is no element reads is never kept: writes and reductions leave it out.
         read = vector.TransferReadOp(
             base,
             list(starts),
-            self.build.attribute(_zero(element), element),
+            self.build.poison(element),
             VectorType(element, [self.steps[d] for d in dims]),
             _bools(bounds),
             permutation_map=AffineMapAttr(AffineMap(base.type.get_num_dims(), 0, tuple(results))),

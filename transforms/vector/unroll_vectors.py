@@ -29,6 +29,7 @@ from xdsl.dialects.builtin import (
     i64,
 )
 from xdsl.dialects.builtin import DenseIntOrFPElementsAttr as DenseAttr
+from xdsl.dialects.ub import PoisonOp
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 from xdsl.ir.affine import AffineDimExpr, AffineMap
 from xdsl.passes import ModulePass
@@ -283,6 +284,9 @@ class _Unroller:
             op.erase(safe_erase=False)
         for block in self.cut_blocks:
             _drop_args(self, block)
+        for op in [op for op in self.entry.ops if isinstance(op, PoisonOp) and not op.result.uses]:
+            op.detach()
+            op.erase()
 
     def block(self, block: Block) -> None:
         for op in list(block.ops):
@@ -883,7 +887,13 @@ class _Access:
     """How many lanes exist, if that is not all of them."""
 
 
-def _accesses(u: _Unroller, op: Any, type: VectorType, memref_value: SSAValue) -> Iterator[_Access]:
+def _accesses(
+    u: _Unroller, op: Any, type: VectorType, memref_value: SSAValue, clamp: bool = False
+) -> Iterator[_Access]:
+    """
+    The pieces of a transfer. `clamp`: a row that does not exist is the last one that does, so that reading it
+    needs no mask (one in the loop of a contraction costs 40 %).
+    """
     exprs = op.permutation_map.data.results
     in_bounds = [bool(flag.value.data) for flag in op.in_bounds.data] if op.in_bounds is not None else []
     in_bounds += [False] * (len(exprs) - len(in_bounds))
@@ -903,7 +913,11 @@ def _accesses(u: _Unroller, op: Any, type: VectorType, memref_value: SSAValue) -
             if dim is None:
                 continue
             at[dim] = u.add(indices[dim], c)
-            if not inside and not _surely_below(u, at[dim], extents[dim]):
+            if inside or _surely_below(u, at[dim], extents[dim]):
+                continue
+            if clamp:
+                at[dim] = _clamped(u, at[dim], memref_value, dim, extent(dim))
+            else:
                 row_ok = _both(u, row_ok, _below(u, at[dim], extent(dim)))
         last = dims[-1] if dims else None
         count: SSAValue | None = None
@@ -920,6 +934,19 @@ def _accesses(u: _Unroller, op: Any, type: VectorType, memref_value: SSAValue) -
                         key, lambda a=size, b=place: u.emit(arith.SubiOp, (a, b), _INDEX, _no_overflow())
                     )
         yield _Access(at, width, last, row_ok, count)
+
+
+def _clamped(u: _Unroller, index: SSAValue, memref_value: SSAValue, dim: int, extent: SSAValue) -> SSAValue:
+    """`index`, or the last index of `dim`; 0 where the dim is empty."""
+    last = u.shared(("last", memref_value, dim), lambda: _last_index(u, extent))
+    return u.shared(("clamped", index, last), lambda: u.emit(arith.MinUIOp, (index, last), _INDEX))
+
+
+def _last_index(u: _Unroller, extent: SSAValue) -> SSAValue:
+    if (known := u.known(extent)) is not None:
+        return u.index(max(known - 1, 0))
+    less = u.emit(arith.SubiOp, (extent, u.index(1)), _INDEX, _no_overflow())
+    return u.emit(arith.MaxSIOp, (less, u.index(0)), _INDEX)
 
 
 def _surely_below(u: _Unroller, index: SSAValue, extent: int, width: int = 1) -> bool:
@@ -1015,14 +1042,17 @@ def _transfer_read(u: _Unroller, op: Any) -> None:
     pieces: Pieces = []
     loaded: dict[tuple[object, ...], SSAValue] = {}
     masks = _given_masks(u, op, type)
-    for access, given in zip(_accesses(u, op, type, source), masks, strict=True):
+    padding, clamp = op.padding, False
+    if isinstance(padding.owner, PoisonOp):
+        padding, clamp = u.splat_constant(0, element, 1), op.mask is None
+    for access, given in zip(_accesses(u, op, type, source, clamp), masks, strict=True):
         key = (tuple(access.indices), access.width, given)
         if key in loaded:
             pieces.append(loaded[key])
             continue
         if access.dim is None or access.width == 1:
             ok = _conjoin_mask(u, _Access(access.indices, 1, access.dim, access.row_ok, access.count), given)
-            value = _scalar_read(u, op, source, access, ok)
+            value = _scalar_read(u, op, source, access, ok, padding)
             value = u.splat(value, access.width)
         else:
             mask = _conjoin_mask(u, access, given)
@@ -1031,10 +1061,10 @@ def _transfer_read(u: _Unroller, op: Any) -> None:
                 if mask is None:
                     value = u.emit(vector.LoadOp, (source, *access.indices), piece, _PLAIN)
                 else:
-                    other = u.splat(op.padding, access.width)
+                    other = u.splat(padding, access.width)
                     value = u.emit(vector.MaskedLoadOp, (source, *access.indices, mask, other), piece)
             else:
-                operands = (source, *access.indices, op.padding, *(() if mask is None else (mask,)))
+                operands = (source, *access.indices, padding, *(() if mask is None else (mask,)))
                 properties = _transfer_properties(op, access.dim, rank, mask is not None)
                 value = u.emit(vector.TransferReadOp, operands, piece, properties)
         loaded[key] = value
@@ -1042,7 +1072,9 @@ def _transfer_read(u: _Unroller, op: Any) -> None:
     u.replace(op, pieces)
 
 
-def _scalar_read(u: _Unroller, op: Any, source: SSAValue, access: _Access, ok: SSAValue | None) -> SSAValue:
+def _scalar_read(
+    u: _Unroller, op: Any, source: SSAValue, access: _Access, ok: SSAValue | None, padding: SSAValue
+) -> SSAValue:
     """One element, or the padding where it does not exist; no address is out of bounds."""
     if ok is None:
         return _scalar_load(u, source, access.indices)
@@ -1055,7 +1087,7 @@ def _scalar_read(u: _Unroller, op: Any, source: SSAValue, access: _Access, ok: S
                 key, lambda p=place: u.emit(SelectOp, (ok, p, u.index(0)), _INDEX)
             )
     value = _scalar_load(u, source, indices)
-    return u.emit(SelectOp, (ok, value, op.padding), value.type)
+    return u.emit(SelectOp, (ok, value, padding), value.type)
 
 
 def _transfer_write(u: _Unroller, op: Any) -> None:

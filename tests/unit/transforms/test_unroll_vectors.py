@@ -76,6 +76,21 @@ def test_a_masked_tile_reads_padding_and_writes_only_what_exists(tmp_path, rows,
 
 
 @needs_clang
+@pytest.mark.parametrize(("rows", "columns"), [(4, 20), (3, 17), (1, 1), (2, 3)])
+def test_a_row_that_does_not_exist_is_the_last_one_where_nobody_keeps_it(tmp_path, rows, columns):
+    x, y = np.arange(rows * columns, dtype=np.float32).reshape(rows, columns), np.zeros((4, 20), np.float32)
+    text = _kernel(
+        "k",
+        "%x: memref<?x?xf32>, %y: memref<4x20xf32>",
+        """%any = ub.poison : f32
+  %v = vector.transfer_read %x[%c0, %c0], %any {permutation_map = #id, in_bounds = [false, false]} : memref<?x?xf32>, vector<4x20xf32>
+  vector.transfer_write %v, %y[%c0, %c0] {permutation_map = #id, in_bounds = [true, true]} : vector<4x20xf32>, memref<4x20xf32>""",
+    )
+    _run(tmp_path, text, [x, y], [rows, columns])
+    read = [min(row, rows - 1) for row in range(4)]
+    np.testing.assert_array_equal(y[:, :columns], x[read])
+
+
 def test_permuted_broadcast_and_strided_reads(tmp_path):
     text = _kernel(
         "k",
