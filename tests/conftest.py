@@ -14,6 +14,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--models", nargs="?", const="all", help="run the whole models, or those named (a,b); slow"
     )
+    parser.addoption(
+        "--conformance", action="store_true", help="run all 2,033 backend tests of onnx, not a sample"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -10,6 +10,14 @@ from xdsl.ir import SSAValue
 from xdsl.ir.affine import AffineExpr
 
 from stepwell.conversion.graph_to_linalg.lowering import INDEX, Lowering, Shape, dims, lowers
+from stepwell.conversion.graph_to_linalg.runtime_axes import (
+    axis_count,
+    axis_flags,
+    check,
+    for_each_axis,
+    with_axes,
+    without_axes,
+)
 from stepwell.conversion.graph_to_linalg.scalar import Scalar
 from stepwell.diagnostics import unsupported
 from stepwell.dialects.graph.shape import Dim, maximum, minimum, product
@@ -87,6 +95,10 @@ def _squeeze(low: Lowering, op: Any) -> SSAValue:
     own, rank = low.shape(x), low.rank(x)
     listed = op.operand_list()
     if len(listed) > 1 and listed[1] is not None:
+        if low.known(listed[1]) is None:
+            flags = axis_flags(low, low[listed[1]], rank)
+            _check_units(low, own, flags)
+            return low.reshape(x, without_axes(low, own, flags, len(low.result_shape(op))))
         axes = {a % rank for a in low.known_integers(listed[1], "the operand axes")}
     else:
         axes = {a for a, e in enumerate(own) if e == 1}
@@ -98,9 +110,20 @@ def _squeeze(low: Lowering, op: Any) -> SSAValue:
     return low.reshape(x, shape)
 
 
+def _check_units(low: Lowering, shape: Shape, flags: Sequence[SSAValue]) -> None:
+    """End the run where an axis with a flag has another extent than 1."""
+    for flag, extent in zip(flags, shape, strict=True):
+        if extent != 1:
+            size = low.value(arith.SelectOp(flag, low.index(extent), low.constant(1)))
+            unit = low.value(arith.CmpiOp(size, low.constant(1), "eq"))
+            check(low, unit, "graph.squeeze: an axis to drop has another extent than 1")
+
+
 @lowers("unsqueeze")
 def _unsqueeze(low: Lowering, op: Any) -> SSAValue:
-    x, _ = low.operands(op)
+    x, late = low.operands(op)
+    if low.known(op.operands[1]) is None:
+        return low.reshape(x, with_axes(low, low.shape(x), axis_flags(low, late, len(low.result_shape(op)))))
     axes = low.known_integers(op.operands[1], "the operand axes")
     rank = low.rank(x) + len(axes)
     places = {a % rank for a in axes}
@@ -171,6 +194,8 @@ def _slice(low: Lowering, op: Any) -> SSAValue:
     own = low.shape(x)
     rank = len(own)
     listed = [*op.operand_list(), None, None][:5]
+    if any(v is not None and low.known(v) is None for v in listed[3:5]):
+        return _slice_at_run_time(low, x, [None if v is None else low[v] for v in listed[1:5]])
     count = listed[1].type.get_shape()[0]
     axes = low.known_integers(listed[3], "the operand axes") if listed[3] is not None else list(range(count))
     steps = low.known_integers(listed[4], "the operand steps") if listed[4] is not None else [1] * count
@@ -187,6 +212,59 @@ def _slice(low: Lowering, op: Any) -> SSAValue:
     if all(s > 0 for s in strides):
         return low.slice(x, offsets, sizes, strides)
     return _read_backwards(low, x, offsets, sizes, strides)
+
+
+def _slice_at_run_time(low: Lowering, x: SSAValue, bounds: Sequence[SSAValue | None]) -> SSAValue:
+    """A slice whose axes or steps are known at run time only: each element is read at its computed place."""
+    own = low.shape(x)
+    starts, ends, axes, steps = bounds
+    assert starts is not None and ends is not None
+    count = low.shape(starts)[0]
+    if not isinstance(count, int):
+        assert low.op is not None
+        raise unsupported(low.op, "the number of its starts is not known", "give the operand starts a shape")
+    if axes is None:
+        axes = low.tensor_constant(np.arange(count))
+    zero, one = low.constant(0), low.constant(1)
+    given = []
+    for values in (starts, ends, steps):
+        if values is not None:
+            # A bound of the far end must not overflow when an extent is added to it.
+            far = [low.scalar_index(values, i) for i in range(count)]
+            given.append([low.value(arith.MaxSIOp(v, low.constant(-(1 << 62)))) for v in far])
+        else:
+            given.append([one] * count)
+    sizes = [low.index(e) for e in own]
+    first = for_each_axis(low, axes, given[0], [zero] * len(own))
+    last = for_each_axis(low, axes, given[1], sizes)
+    step = for_each_axis(low, axes, given[2], [one] * len(own))
+    offsets: list[Dim] = []
+    shape: list[Dim] = []
+    for n, start, end, by in zip(sizes, first, last, step, strict=True):
+        check(low, low.value(arith.CmpiOp(by, zero, "ne")), "graph.slice: a step is 0")
+        back = low.value(arith.CmpiOp(by, zero, "slt"))
+        top = low.value(arith.SelectOp(back, low.value(arith.SubiOp(n, one)), n))
+        bottom = low.value(arith.SelectOp(back, low.constant(-1), zero))
+        start = _into(low, start, n, zero, top)
+        end = _into(low, end, n, bottom, top)
+        gap = low.value(arith.SubiOp(end, start))
+        gap = low.value(arith.SelectOp(back, low.value(arith.SubiOp(zero, gap)), gap))
+        stride = low.value(arith.SelectOp(back, low.value(arith.SubiOp(zero, by)), by))
+        gap = low.value(arith.MaxSIOp(gap, zero))
+        # ceil(gap / stride), also for strides so large that a sum overflows
+        whole = low.value(arith.DivUIOp(gap, stride))
+        rest = low.value(arith.RemUIOp(gap, stride))
+        more = low.value(arith.SelectOp(low.value(arith.CmpiOp(rest, zero, "ne")), one, zero))
+        shape.append(low.dim_of(low.value(arith.AddiOp(whole, more))))
+        offsets.append(low.dim_of(start))
+    return _read_backwards(low, x, offsets, shape, [low.dim_of(s) for s in step])
+
+
+def _into(low: Lowering, bound: SSAValue, size: SSAValue, bottom: SSAValue, top: SSAValue) -> SSAValue:
+    """A bound, counted from the end where it is negative, and moved to the nearest place from `bottom` to `top`."""
+    negative = low.value(arith.CmpiOp(bound, low.constant(0), "slt"))
+    bound = low.value(arith.SelectOp(negative, low.value(arith.AddiOp(bound, size)), bound))
+    return low.value(arith.MinSIOp(low.value(arith.MaxSIOp(bound, bottom)), top))
 
 
 def _bound(low: Lowering, old: SSAValue, position: int) -> int | SSAValue:
@@ -233,14 +311,14 @@ def _clamped(low: Lowering, bound: int | SSAValue, extent: Dim, lowest: int, hig
 
 
 def _read_backwards(
-    low: Lowering, x: SSAValue, offsets: Sequence[Dim], sizes: Sequence[Dim], strides: Sequence[int]
+    low: Lowering, x: SSAValue, offsets: Sequence[Dim], sizes: Sequence[Dim], strides: Sequence[Dim]
 ) -> SSAValue:
-    """A slice with a negative step: each element is read at its computed place."""
+    """A slice with a negative step or an unknown one: each element is read at its computed place."""
 
     def body(like: Scalar) -> Scalar:
         build = like.body
         places = [
-            build.index(a) * strides[a] + build.extent(offsets[a])
+            build.index(a) * build.extent(strides[a]) + build.extent(offsets[a])
             if (offsets[a] != 0 or strides[a] != 1)
             else build.index(a)
             for a in range(len(sizes))
@@ -305,14 +383,23 @@ def _pad(low: Lowering, op: Any) -> SSAValue:
     x, pads, value, _ = [*low.operands(op), None, None][:4]
     listed = [*op.operand_list(), None, None]
     rank = low.rank(x)
-    axes = (
-        [a % rank for a in low.known_integers(listed[3], "the operand axes")]
-        if listed[3] is not None
-        else list(range(rank))
-    )
     known = low.known(listed[1])
     before: list[Dim] = [0] * rank
     after: list[Dim] = [0] * rank
+    late = listed[3] is not None and low.known(listed[3]) is None
+    if late:
+        places = low[listed[3]]
+        count = axis_count(low, places)
+        for side, first in ((before, 0), (after, count)):
+            amounts = [low.scalar_index(pads, first + i) for i in range(count)]
+            side[:] = map(low.dim_of, for_each_axis(low, places, amounts, [low.constant(0)] * rank))
+    axes = (
+        list(range(rank))
+        if listed[3] is None
+        else []
+        if late
+        else [a % rank for a in low.known_integers(listed[3], "the operand axes")]
+    )
     for i, axis in enumerate(axes):
         for side, position in ((before, i), (after, i + len(axes))):
             side[axis] = (

@@ -252,6 +252,11 @@ class Lowering:
             value = owner.properties.get("value")
             if isinstance(value, DenseIntOrFPElementsAttr | DenseResourceAttr):
                 return value_of(value, self.ctx)
+        if old is not None and isinstance(old.type, TensorType) and 0 in old.type.get_shape():
+            from stepwell.resources import dtype_of
+
+            shape = [max(n, 0) for n in old.type.get_shape()]
+            return np.zeros(shape, dtype_of(old.type.element_type))
         return None
 
     def known_integers(self, old: SSAValue | None, what: str) -> list[int]:

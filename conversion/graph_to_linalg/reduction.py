@@ -10,6 +10,7 @@ from xdsl.ir import Attribute, Block, Region, SSAValue
 
 from stepwell.conversion.graph_to_linalg.contraction import accumulator_of
 from stepwell.conversion.graph_to_linalg.lowering import INDEX, Lowering, Shape, dims, lowers
+from stepwell.conversion.graph_to_linalg.runtime_axes import axis_flags, chosen, normalised_axes, without_axes
 from stepwell.conversion.graph_to_linalg.scalar import Scalar
 from stepwell.dialects.graph.shape import Dim, product
 
@@ -108,6 +109,14 @@ def reduce(
 ) -> SSAValue:
     """The reduction `kind` of `x` over `axes`."""
     shape, element = low.shape(x), low.element(x)
+    wide, body = _step(kind, element, unsigned)
+    result = fold(low, [x], axes, wide, _KINDS[kind].start(element, unsigned), body, [unsigned, unsigned])
+    result = _finished(low, result, kind, product(shape[a] for a in axes), element, unsigned)
+    return keep_axes(low, result, shape, axes) if keep else result
+
+
+def _step(kind: str, element: Attribute, unsigned: bool) -> tuple[Attribute, Callable[..., Scalar]]:
+    """The type that the reduction is made in, and how it takes in one element."""
     wide = accumulator_of(element) if kind not in ("max", "min") else element
     how = _KINDS[kind]
 
@@ -115,16 +124,18 @@ def reduce(
         v, acc.unsigned = v.cast(wide, unsigned), unsigned
         return how.combine(acc, how.each(v))
 
-    if element == i1:  # all or any
+    def all_or_any(v: Scalar, acc: Scalar) -> Scalar:
+        return acc & v if kind in ("min", "prod") else acc | v
 
-        def body(v: Scalar, acc: Scalar) -> Scalar:
-            return acc & v if kind in ("min", "prod") else acc | v
+    return wide, all_or_any if element == i1 else body
 
-    result = fold(low, [x], axes, wide, how.start(element, unsigned), body, [unsigned, unsigned])
-    kept = reduced_shape(shape, axes)
-    finish = how.finish
+
+def _finished(
+    low: Lowering, result: SSAValue, kind: str, count: Dim, element: Attribute, unsigned: bool
+) -> SSAValue:
+    """What the reduction makes of its sum of `count` elements."""
+    finish = _KINDS[kind].finish
     if kind == "mean":
-        count = product(shape[a] for a in axes)
 
         def finish(v: Scalar) -> Scalar:
             v.unsigned = unsigned
@@ -132,9 +143,36 @@ def reduce(
                 return v * (1.0 / count) if isinstance(count, int) else v / v.body.extent(count).cast(v.type)
             return v / (v.lift(count) if isinstance(count, int) else v.body.extent(count).cast(v.type))
 
-    if finish is not None or wide != element:
-        result = low.map(finish or (lambda v: v), [result], kept, element)
-    return keep_axes(low, result, shape, axes) if keep else result
+    if finish is None and low.element(result) == element:
+        return result
+    return low.map(finish or (lambda v: v), [result], low.shape(result), element)
+
+
+# A reduction over axes that are known at run time is pooling, with a window that is all of an axis or 1:
+# out[i] = sum of x[i + k]   where an axis has the extents (1 of i, n of k) if it is reduced, else (n of i, 1 of k)
+def reduce_at_run_time(
+    low: Lowering, x: SSAValue, axes: SSAValue, kind: str, keep: bool, unsigned: bool
+) -> SSAValue:
+    """The reduction `kind` of `x` over the axes that the value `axes` holds when the model runs."""
+    shape, element = low.shape(x), low.element(x)
+    rank = len(shape)
+    flags = axis_flags(low, axes, rank)
+    out = tuple(chosen(low, flag, 1, extent) for flag, extent in zip(flags, shape, strict=True))
+    window = tuple(chosen(low, flag, extent, 1) for flag, extent in zip(flags, shape, strict=True))
+    wide, body = _step(kind, element, unsigned)
+    d = dims(2 * rank)
+    init = low.fill(_KINDS[kind].start(element, unsigned), out, wide)
+    (result,) = low.generic(
+        "p" * rank + "r" * rank,
+        [(x, [d[a] + d[rank + a] for a in range(rank)]), (low.empty(window, element), d[rank:])],
+        [(init, d[:rank])],
+        lambda v, _, acc: body(v, acc),
+        unsigned=[unsigned, False, unsigned],
+    )
+    result = _finished(low, result, kind, product(window), element, unsigned)
+    if keep:
+        return result
+    return low.reshape(result, without_axes(low, shape, flags, rank - low.shape(axes)[0]))  # pyright: ignore
 
 
 def axes_of(low: Lowering, op: Any, rank: int) -> list[int]:
@@ -150,12 +188,22 @@ def axes_of(low: Lowering, op: Any, rank: int) -> list[int]:
     return sorted({a % rank for a in axes})
 
 
+def late_axes(low: Lowering, op: Any) -> SSAValue | None:
+    """The operand `axes` where its values are known at run time only."""
+    values = op.operand_list()
+    if len(values) < 2 or values[1] is None or low.known(values[1]) is not None:
+        return None
+    return low[values[1]]
+
+
 def _enter(kind: str) -> None:
     @lowers(f"reduce_{kind}")
     def lower(low: Lowering, op: Any) -> SSAValue:
         x = low[op.operands[0]]
-        axes = axes_of(low, op, low.rank(x))
         unsigned = low.unsigned(op)[0]
+        if (late := late_axes(low, op)) is not None:
+            return reduce_at_run_time(low, x, late, kind, bool(low.attr(op, "keepdims")), unsigned)
+        axes = axes_of(low, op, low.rank(x))
         if not axes:
             how = _KINDS[kind]
             each, finish = how.each, how.finish or (lambda v: v)
@@ -277,16 +325,35 @@ def _enter_running(name: str, combine: Callable[[Scalar, Scalar], Scalar], start
     @lowers(name)
     def lower(low: Lowering, op: Any) -> SSAValue:
         x = low[op.operands[0]]
-        shape, element = low.shape(x), low.element(x)
+        if low.known(op.operands[1]) is None:
+            return _along_late_axis(low, op, x)
         (axis,) = low.known_integers(op.operands[1], "the operand axis")
-        axis %= len(shape)
+        return running(low, op, x, axis % low.rank(x))
+
+    # Row-major, an axis lies between what is before it and what is behind it: [before, n, behind].
+    def _along_late_axis(low: Lowering, op: Any, x: SSAValue) -> SSAValue:
+        shape = low.shape(x)
+        (axis,) = normalised_axes(low, low[op.operands[1]], len(shape))
+        before, extent, behind = (low.constant(1) for _ in range(3))
+        for own, size in enumerate(shape):
+            here, later = (low.value(arith.CmpiOp(low.constant(own), axis, how)) for how in ("eq", "ugt"))
+            size = low.index(size)
+            extent = low.value(arith.SelectOp(here, size, extent))
+            behind = low.value(arith.MuliOp(behind, low.value(arith.SelectOp(later, size, low.constant(1)))))
+            sooner = low.value(arith.CmpiOp(low.constant(own), axis, "ult"))
+            before = low.value(arith.MuliOp(before, low.value(arith.SelectOp(sooner, size, low.constant(1)))))
+        flat = low.reshape(x, tuple(low.dim_of(v) for v in (before, extent, behind)))
+        return low.reshape(running(low, op, flat, 1), shape)
+
+    def running(low: Lowering, op: Any, x: SSAValue, axis: int) -> SSAValue:
+        shape, element = low.shape(x), low.element(x)
         exclusive, reverse = bool(low.attr(op, "exclusive")), bool(low.attr(op, "reverse"))
         line = tuple(1 if a == axis else e for a, e in enumerate(shape))
         out, total = low.empty(shape, element), low.fill(start, line, element)
         block = Block(arg_types=[INDEX, out.type, total.type])
-        i, result, running = block.args
+        i, result, total_so_far = block.args
         low.reshaped(result, shape)
-        low.reshaped(running, line)
+        low.reshaped(total_so_far, line)
         extent = low.index(shape[axis])
         with low.inside(block):
             place: SSAValue = i
@@ -295,8 +362,8 @@ def _enter_running(name: str, combine: Callable[[Scalar, Scalar], Scalar], start
                 place = low.value(arith.SubiOp(last, i))
             offsets: list[Dim] = [low.dim_of(place) if a == axis else 0 for a in range(len(shape))]
             piece = low.slice(x, offsets, line)
-            new = low.map(combine, [running, piece], line, element)
-            written = low.insert(running if exclusive else new, result, offsets)
+            new = low.map(combine, [total_so_far, piece], line, element)
+            written = low.insert(total_so_far if exclusive else new, result, offsets)
             block.add_op(scf.YieldOp(written, new))
         loop = scf.ForOp(low.constant(0), extent, low.constant(1), [out, total], Region(block))
         return low.reshaped(low.value(loop), shape)

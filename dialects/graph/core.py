@@ -717,7 +717,11 @@ class Known:
         self.depth = 0
 
     def __call__(self, value: SSAValue | None) -> list[Dim] | None:
-        if value is None or isinstance(value, BlockArgument):
+        if value is None:
+            return None
+        if isinstance(value.type, TensorType) and value.type.get_shape() == (0,):
+            return []
+        if isinstance(value, BlockArgument):
             return None
         if value in self.found:
             return self.found[value]

@@ -343,11 +343,13 @@ def expand_lp_normalization(op: GraphOp, emitter: Emitter) -> Values:
 def reduction_as_sum(op: GraphOp, emitter: Emitter) -> Values | None:
     x, axes = op.operands[0], _operand(op, 1)
     how = {k: v for k, v in op.properties.items() if k in ("keepdims", "noop_with_empty_axes")}
-    if op.get("noop_with_empty_axes") and (axes is None or known_integers(axes) in ([], None)):
-        raise unsupported(
-            op, "noop_with_empty_axes with axes that may be empty", "give the axes as a constant"
-        )
     name = op.ONNX_NAME
+    if op.get("noop_with_empty_axes") and (axes is None or known_integers(axes) == []):
+        # No axes: only the element-wise part is left, and the logarithm of an exponential is nothing.
+        if name == "ReduceLogSumExp":
+            return [x]
+    elif op.get("noop_with_empty_axes") and axes is not None and static_shape(axes) is None:
+        raise unsupported(op, "noop_with_empty_axes with axes that may be empty", "give the axes a shape")
     if name == "ReduceLogSumExp":
         return _log_sum_exp(op, emitter, x, axes)
     inner = {

@@ -1,0 +1,125 @@
+"""
+Axes that are known at run time only: the rank of the result follows from how many there are, its extents are
+computed in `@main` from flags, one for each axis.
+"""
+
+from collections.abc import Sequence
+
+from xdsl.dialects import arith, cf
+from xdsl.dialects.builtin import StringAttr, i1
+from xdsl.ir import SSAValue
+
+from stepwell.conversion.graph_to_linalg.lowering import Lowering, Shape
+from stepwell.diagnostics import unsupported
+from stepwell.dialects.graph.shape import Dim
+
+
+def axis_count(low: Lowering, axes: SSAValue) -> int:
+    """How many axes the operand holds."""
+    if not low.rank(axes):
+        return 1
+    (count,) = low.shape(axes)
+    if not isinstance(count, int):
+        assert low.op is not None
+        raise unsupported(low.op, "the number of its axes is not known", "give the operand axes a shape")
+    return count
+
+
+def check(low: Lowering, condition: SSAValue, message: str) -> None:
+    """End the run with `message` where `condition` does not hold."""
+    low.add(cf.AssertOp(condition, StringAttr(message)))
+
+
+def normalised_axes(low: Lowering, axes: SSAValue, rank: int) -> list[SSAValue]:
+    """The axes as `index` values from 0 to `rank - 1`; the run ends where one is none of these."""
+    assert low.op is not None
+    found = []
+    for i in range(axis_count(low, axes)):
+        axis = low.scalar_index(axes, i)
+        negative = low.value(arith.CmpiOp(axis, low.constant(0), "slt"))
+        wrapped = low.value(arith.AddiOp(axis, low.constant(rank)))
+        axis = low.value(arith.SelectOp(negative, wrapped, axis))
+        # Below 0 is far above `rank` without the sign.
+        inside = low.value(arith.CmpiOp(axis, low.constant(rank), "ult"))
+        check(low, inside, f"{low.op.name}: an axis is outside of the {rank} of the tensor")
+        found.append(axis)
+    return found
+
+
+def axis_flags(low: Lowering, axes: SSAValue, rank: int) -> list[SSAValue]:
+    """For each of `rank` axes, whether the operand `axes` names it; the run ends where it names one twice."""
+    assert low.op is not None
+    named = normalised_axes(low, axes, rank)
+    flags: list[SSAValue] = []
+    total: SSAValue | None = None
+    for axis in range(rank):
+        flag: SSAValue | None = None
+        for name in named:
+            same = low.value(arith.CmpiOp(name, low.constant(axis), "eq"))
+            flag = same if flag is None else low.value(arith.OrIOp(flag, same))
+        flag = low.constant(0, i1) if flag is None else flag
+        flags.append(flag)
+        one = low.value(arith.SelectOp(flag, low.constant(1), low.constant(0)))
+        total = one if total is None else low.value(arith.AddiOp(total, one))
+    if len(named) > 1 and total is not None:
+        distinct = low.value(arith.CmpiOp(total, low.constant(len(named)), "eq"))
+        check(low, distinct, f"{low.op.name}: an axis is named twice")
+    return flags
+
+
+def chosen(low: Lowering, flag: SSAValue, then: Dim, otherwise: Dim) -> Dim:
+    """One of two extents."""
+    return low.dim_of(low.value(arith.SelectOp(flag, low.index(then), low.index(otherwise))))
+
+
+def without_axes(low: Lowering, shape: Sequence[Dim], flags: Sequence[SSAValue], rank: int) -> Shape:
+    """The `rank` extents whose flag is not set, in order."""
+    places = _places(low, flags)
+    result: list[Dim] = []
+    for axis in range(rank):
+        extent = low.constant(1)
+        for own, size in enumerate(shape):
+            here = low.value(arith.CmpiOp(places[own], low.constant(axis), "eq"))
+            kept = low.value(arith.XOrIOp(flags[own], low.constant(1, i1)))
+            taken = low.value(arith.AndIOp(here, kept))
+            extent = low.value(arith.SelectOp(taken, low.index(size), extent))
+        result.append(low.dim_of(extent))
+    return tuple(result)
+
+
+def with_axes(low: Lowering, shape: Sequence[Dim], flags: Sequence[SSAValue]) -> Shape:
+    """An extent of 1 where a flag is set, those of `shape` in order where none is."""
+    places = _places(low, flags)
+    result: list[Dim] = []
+    for axis, flag in enumerate(flags):
+        extent = low.constant(1)
+        for own, size in enumerate(shape):
+            here = low.value(arith.CmpiOp(places[axis], low.constant(own), "eq"))
+            extent = low.value(arith.SelectOp(here, low.index(size), extent))
+        result.append(low.dim_of(low.value(arith.SelectOp(flag, low.constant(1), extent))))
+    return tuple(result)
+
+
+def _places(low: Lowering, flags: Sequence[SSAValue]) -> list[SSAValue]:
+    """For each axis how many before it have no flag."""
+    count: SSAValue = low.constant(0)
+    places = []
+    for flag in flags:
+        places.append(count)
+        step = low.value(arith.SelectOp(flag, low.constant(0), low.constant(1)))
+        count = low.value(arith.AddiOp(count, step))
+    return places
+
+
+def for_each_axis(
+    low: Lowering, axes: SSAValue, values: Sequence[SSAValue], default: Sequence[SSAValue]
+) -> list[SSAValue]:
+    """For each axis the value that goes with its entry in `axes`, else its default."""
+    rank = len(default)
+    named = normalised_axes(low, axes, rank)
+    result = list(default)
+    for axis in range(rank):
+        for name, value in zip(named, values, strict=True):
+            same = low.value(arith.CmpiOp(name, low.constant(axis), "eq"))
+            result[axis] = low.value(arith.SelectOp(same, value, result[axis]))
+    return result
