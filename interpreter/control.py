@@ -1,11 +1,12 @@
-"""Meaning of `func` and `scf`."""
+"""Meaning of `func`, `scf` and `cf.assert`."""
 
 from typing import Any
 
 import numpy as np
-from xdsl.dialects.builtin import SymbolRefAttr
+from xdsl.dialects.builtin import StringAttr, SymbolRefAttr
 from xdsl.ir import Operation, SSAValue
 
+from stepwell.errors import RunError
 from stepwell.interpreter.machine import Machine, Results, meaning
 from stepwell.interpreter.tensor import mixed, slices_of
 
@@ -20,6 +21,14 @@ def _call(machine: Machine, op: Operation) -> Results:
 def _fresh(machine: Machine, values: list[Any]) -> list[Any]:
     """Copies of the tensors among `values`, so that a loop may change them in place."""
     return [machine.own(v.copy()) if isinstance(v, np.ndarray) and v.ndim else v for v in values]
+
+
+@meaning("cf.assert")
+def _assert(machine: Machine, op: Operation) -> None:
+    if not machine[op.operands[0]]:
+        message = op.properties["msg"]
+        assert isinstance(message, StringAttr)
+        raise RunError(message.data)
 
 
 @meaning("scf.for")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from stepwell.errors import RunError, UnsupportedError
-from stepwell.runtime.model import Model, TensorInfo
+from stepwell.runtime.model import Model, TensorInfo, numpy_dtype
 
 PROVIDER = "CPUExecutionProvider"
 
@@ -190,7 +190,7 @@ class InferenceSession(ABC):
         self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None
     ) -> list[np.ndarray]:
         """The outputs named, in the order named; all of them for None (or an empty list)."""
-        results = self._model.run(input_feed)
+        results = self._model.run({name: self._array(name, value) for name, value in input_feed.items()})
         if not output_names:
             return list(results.values())
         try:
@@ -200,6 +200,16 @@ class InferenceSession(ABC):
             raise RunError(
                 f"InferenceSession.run: no output {error.args[0]!r}; choose of {names}, or pass None for all"
             ) from None
+
+    def _array(self, name: str, value: Any) -> Any:
+        """A nested list as an array of the input's type, as onnxruntime reads it; anything else as it is."""
+        if not isinstance(value, list):
+            return value
+        dtype = next((info.dtype for info in self._model.inputs if info.name == name), None)
+        try:
+            return np.asarray(value, None if dtype is None else numpy_dtype(dtype))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise RunError(f"input '{name}': a list that is no array of {dtype}: {error}") from None
 
     def get_inputs(self) -> list[NodeArg]:
         return [NodeArg(info) for info in self._model.inputs]

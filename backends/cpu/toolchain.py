@@ -190,7 +190,7 @@ _announced = False
 def _announce_warm_up(driver: Driver) -> None:
     """zig builds its C library the first time: about 20 s that the user should know about."""
     global _announced
-    if driver.kind != "zig" or _announced or (cache_directory() / "zig").exists():
+    if driver.kind != "zig" or _announced or (cache_directory() / "zig" / "o").exists():
         return
     _announced = True
     print(

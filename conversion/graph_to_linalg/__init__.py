@@ -23,6 +23,7 @@ from stepwell.conversion.graph_to_linalg import (
     resize,
     selection,
 )
+from stepwell.conversion.graph_to_linalg.checks import check_block
 from stepwell.conversion.graph_to_linalg.lowering import LOWERINGS, Lowering, lowered_type, lowers
 
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
 class GraphToLinalgPass(ModulePass):
     """
     Lower every graph op to `linalg.generic` on tensors, `tensor`, `arith`, `math` and `scf`.
+    What the types take for granted of extents that only the run knows (that two are equal, that none is negative)
+    becomes `cf.assert`: at the head of the function where its arguments decide, else in front of the op.
     Requires: inferred shapes. Ensures: no graph op, no encoding and no signed type is left; an op that has
     no lowering is an error at its place.
     """
@@ -56,6 +59,7 @@ def _convert(ctx: Context, function: FuncOp) -> None:
     for before, after in zip(old.args, new.args, strict=True):
         after.name_hint, after.location = before.name_hint, before.location
         lowering.bind(before, after)
+    check_block(lowering, old)
     lowering.convert_block(old)
     function.body.detach_block(old)
     old.erase(safe_erase=False)

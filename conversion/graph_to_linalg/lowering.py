@@ -37,6 +37,7 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.ir.affine import AffineConstantExpr, AffineExpr, AffineMap
 from xdsl.rewriter import Rewriter
 
+from stepwell.conversion.graph_to_linalg.checks import check_op
 from stepwell.conversion.graph_to_linalg.scalar import Body, Scalar
 from stepwell.diagnostics import unsupported
 from stepwell.dialects.graph.shape import Atom, Dim, Expr, dims_of, product, unknown
@@ -127,6 +128,8 @@ class Lowering:
         self._sources: dict[str, tuple[SSAValue, int]] = {}
         self._defined: dict[str, SSAValue] = {}
         self._expressions: dict[str, SSAValue] = {}
+        self.checked: set[Any] = set()
+        """What is asserted of extents wherever the block that is being made is reached."""
         self._constants: dict[Attribute, SSAValue] = {}
         self._last_constant: Operation | None = None
         self._data: dict[SSAValue, np.ndarray] = {}
@@ -195,6 +198,7 @@ class Lowering:
         """Lower a graph op with the table; copy any other."""
         outer, self.op = self.op, op
         if op.name.startswith("graph."):
+            check_op(self, op)
             lower = LOWERINGS.get(op.name)
             if lower is None:
                 raise unsupported(
@@ -330,10 +334,10 @@ class Lowering:
     @contextmanager
     def inside(self, block: Block) -> Iterator[None]:
         """Make ops in `block`, a region's of the op that is being made."""
-        outer, expressions = self.block, dict(self._expressions)
+        outer, expressions, checked = self.block, dict(self._expressions), set(self.checked)
         self.block = block
         yield
-        self.block, self._expressions = outer, expressions
+        self.block, self._expressions, self.checked = outer, expressions, checked
 
     # Extents
 
@@ -570,7 +574,7 @@ class Lowering:
         return limits
 
     def broadcast_shape(self, shapes: Sequence[Shape]) -> Shape:
-        """The shape that `shapes` broadcast to; where two unknown extents meet, their maximum."""
+        """The shape that `shapes` broadcast to; where two unknown extents meet, the one that is not 1."""
         rank = max(len(s) for s in shapes)
         result: list[Dim] = []
         for axis in range(rank):
@@ -585,10 +589,11 @@ class Lowering:
                 result.append(next(iter(extents)))
             else:
                 values = [self.index(m) for m in extents]
-                largest = values[0]
+                stretched = values[0]
                 for v in values[1:]:
-                    largest = self.value(arith.MaxSIOp(largest, v))
-                result.append(self.dim_of(largest))
+                    is_one = self.value(arith.CmpiOp(stretched, self.constant(1), "eq"))
+                    stretched = self.value(arith.SelectOp(is_one, v, stretched))
+                result.append(self.dim_of(stretched))
         return tuple(result)
 
     def result_shape(self, op: Any, position: int = 0) -> Shape:

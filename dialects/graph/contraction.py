@@ -17,6 +17,7 @@ from stepwell.dialects.graph.core import (
     integer,
     integers,
     laid_out,
+    may_stretch,
     operator,
     real,
     require_rank,
@@ -95,7 +96,7 @@ class GemmOp(GraphOp):
             extra = dims(self.c)
             target = [m, n]
             fits = len(extra) <= 2 and all(
-                d == 1 or same_dim(d, t) for d, t in zip(reversed(extra), reversed(target), strict=False)
+                may_stretch(d, t) for d, t in zip(reversed(extra), reversed(target), strict=False)
             )
             if not fits:
                 raise VerifyException(

@@ -17,7 +17,10 @@ where several operands or results are optional, and enters the class in `OPERATO
 
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, TypeVar
 from weakref import WeakKeyDictionary
@@ -621,9 +624,44 @@ def laid_out(op: GraphOp, shape: Sequence[Dim]) -> list[Dim]:
     return [shape[0], *shape[2:], shape[1]] if op.get("layout") == "nhwc" else list(shape)
 
 
+@dataclass(frozen=True)
+class Premise:
+    """What an op's types take for granted of two extents: that they are equal or, if `stretches`, that one is 1."""
+
+    a: Dim
+    b: Dim
+    stretches: bool = False
+
+
+_premises: ContextVar[list[Premise] | None] = ContextVar("premises", default=None)
+
+
+@contextmanager
+def recorded_premises() -> Iterator[list[Premise]]:
+    """Collects what the type inference inside takes for granted, since symbols do not tell it."""
+    found: list[Premise] = []
+    token = _premises.set(found)
+    try:
+        yield found
+    finally:
+        _premises.reset(token)
+
+
+def _take_for_granted(a: Dim, b: Dim, *, stretches: bool = False) -> None:
+    if (found := _premises.get()) is not None and a != b and not (isinstance(a, int) and isinstance(b, int)):
+        found.append(Premise(a, b, stretches))
+
+
 def same_dim(a: Dim, b: Dim) -> bool:
     """Whether two extents may be equal: false only if both are numbers, and different."""
+    _take_for_granted(a, b)
     return not (isinstance(a, int) and isinstance(b, int) and a != b)
+
+
+def may_stretch(dim: Dim, to: Dim) -> bool:
+    """Whether an axis of extent `dim` may broadcast to `to`: it may be 1, or the same."""
+    _take_for_granted(dim, to, stretches=True)
+    return not (isinstance(dim, int) and isinstance(to, int) and dim not in (1, to))
 
 
 def require_same(op: Operation, a: Dim, b: Dim, what: str) -> Dim:
@@ -667,6 +705,7 @@ def broadcast(op: GraphOp, shapes: Sequence[Sequence[Dim]], index: int = 0) -> l
     for axis in range(rank):
         best: Dim = 1
         clash = False
+        met: list[Dim] = []
         for shape in shapes:
             at = axis - rank + len(shape)
             if at < 0:
@@ -674,6 +713,9 @@ def broadcast(op: GraphOp, shapes: Sequence[Sequence[Dim]], index: int = 0) -> l
             dim = shape[at]
             if dim == 1 or dim == best:
                 continue
+            for other in met:
+                _take_for_granted(dim, other, stretches=True)
+            met.append(dim)
             if best == 1:
                 best = dim
             elif isinstance(dim, int) and isinstance(best, int):

@@ -473,7 +473,7 @@ class SqueezeOp(GraphOp):
         else:
             axes = axes_of(self, known, len(shape))
         for axis in axes:
-            if isinstance(shape[axis], int) and shape[axis] != 1:
+            if not same_dim(shape[axis], 1):
                 raise VerifyException(
                     f"{self.name}: axis {axis} of {self.data.type} has extent {shape[axis]}, not 1"
                 )

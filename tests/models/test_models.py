@@ -3,6 +3,7 @@ Whole models agree with ONNX Runtime: DESIGN's tolerance, the same decoded answe
 number of threads. Slow, so only with `--models` (or `--models NAME,...`).
 """
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,47 +11,39 @@ import onnx
 import pytest
 
 import stepwell
+from stepwell.errors import RunError
 from tests.models import zoo
+from tests.models.exact import run_in_float64
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
-CASES = {
-    "magika": [{}, {"unk__214": 3}],
-    "ocr_detector": [
-        {"DynamicDimension.0": 1, "DynamicDimension.1": 160, "DynamicDimension.2": 224},
-        {"DynamicDimension.0": 1, "DynamicDimension.1": 96, "DynamicDimension.2": 320},
-    ],
-    "ocr_recogniser": [
-        {"DynamicDimension.0": 1, "DynamicDimension.1": 320},
-        {"DynamicDimension.0": 2, "DynamicDimension.1": 48},
-    ],
-    "ocr_classifier": [{"": 48}],
-    "nudenet": [
-        {"batch": 1, "height": 320, "width": 320},
-        {"batch": 2, "height": 160, "width": 192},
-    ],
-    "basic_pitch": [{}, {"unk__1075": 2}],
+NAMES = (*zoo.LIGHT, *zoo.PACKAGED, zoo.MINILM)
+
+REFUSED = {
+    "ocr_detector": [(1, 3, 33, 65), (1, 3, 64, 40), (1, 4, 64, 64), (1, 3, 64)],
+    "ocr_recogniser": [(1, 3, 32, 320), (3, 48, 320)],
+    "ocr_classifier": [(1, 1, 48, 192)],
+    "nudenet": [(1, 3, 33, 65), (1, 3, 1, 1), (2, 3, 320, 33)],
+    "basic_pitch": [(1, 43843, 1)],
+    "magika": [(1, 2047), (2048,)],
 }
-"""Extents of the symbolic dims, one dict an input."""
+"""Shapes of the first input that the model cannot take."""
 
 
+@cache
 def source(name: str):
-    """The model as `stepwell.compile` takes it; skips where its package is missing."""
+    """The model as `stepwell.compile` takes it; skips where a package is missing."""
+    if missing := zoo.missing_for(name):
+        pytest.skip(f"needs the package {', '.join(missing)}")
     if name in zoo.LIGHT:
         return zoo.light(name)
-    path = zoo.packaged(name)
-    if path is None:
-        pytest.skip(f"the package {zoo.PACKAGED[name][0]} is not installed")
-    return path
+    return zoo.minilm() if name == zoo.MINILM else zoo.packaged(name)
 
 
-def feeds_of(name: str, model) -> list[dict]:
-    proto = onnx.load(model) if isinstance(model, Path) else model
-    if name == "ocr_classifier":
-        rng = np.random.default_rng(0)
-        return [{"x": rng.standard_normal((n, 3, 48, 192)).astype(np.float32)} for n in (1, 2)]
-    cases = CASES.get(name, [{}, {}])
-    return [zoo.random_feeds(proto, seed, dims) for seed, dims in enumerate(cases)]
+def proto_of(model) -> onnx.ModelProto:
+    if isinstance(model, onnx.ModelProto):
+        return model
+    return onnx.load(model) if isinstance(model, Path) else onnx.load_from_string(model)
 
 
 def tolerance_ratio(got: np.ndarray, want: np.ndarray) -> float:
@@ -63,27 +56,46 @@ def tolerance_ratio(got: np.ndarray, want: np.ndarray) -> float:
     return float((np.abs(got - want) / allowed).max())
 
 
+def assert_same_answer(got: np.ndarray, want: np.ndarray) -> None:
+    """The largest entry of each row is the same, or as good as the same where two are nearly equal."""
+    if not (want.ndim and want.size and want.shape[-1] > 1):
+        return
+    ours = np.take_along_axis(want, got.argmax(-1)[..., None], -1)
+    best = want.max(-1, keepdims=True)
+    np.testing.assert_allclose(ours, best, rtol=2e-3, atol=2e-5 * np.abs(want).max())
+
+
 @pytest.mark.models
 @pytest.mark.parametrize("opt_level", [3, 0])
-@pytest.mark.parametrize("name", [*zoo.LIGHT, *zoo.PACKAGED])
+@pytest.mark.parametrize("name", NAMES)
 def test_model_agrees_with_onnxruntime(name, opt_level, tmp_path):
     model = source(name)
-    data = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    data = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
+    session = onnxruntime.InferenceSession(
+        str(data) if isinstance(data, Path) else data, providers=["CPUExecutionProvider"]
+    )
     compiled = stepwell.compile(model, opt_level=opt_level)
     compiled.save(tmp_path / "model.so")
     loaded = [compiled, stepwell.load(tmp_path / "model.so", threads=2)]
     names = [o.name for o in session.get_outputs()]
-    for feeds in feeds_of(name, model):
+    for feeds in zoo.feeds(name):
         expected = session.run(None, feeds)
         results = [copy.run(feeds) for copy in loaded]
         for output, want in zip(names, expected, strict=True):
             got = results[0][output]
             assert got.shape == want.shape and got.dtype == want.dtype
             assert got.tobytes() == results[1][output].tobytes(), "one and two threads differ"
-            if want.dtype.kind == "f":
-                assert tolerance_ratio(got, want) <= 1.0
-                if want.ndim and want.shape[-1] > 1:
-                    np.testing.assert_array_equal(got.argmax(-1), want.argmax(-1))
-            else:
+            if want.dtype.kind != "f":
                 np.testing.assert_array_equal(got, want)
+                continue
+            if tolerance_ratio(got, want) > 1.0:
+                # ONNX Runtime's own sigmoid has an error of 1e-7 in absolute terms: ask what is true.
+                want = run_in_float64(proto_of(model), feeds)[output]
+            assert tolerance_ratio(got, want) <= 1.0
+            assert_same_answer(got, want)
+    with pytest.raises(RunError):
+        compiled.run({})
+    for shape in REFUSED.get(name, ()):
+        info = compiled.inputs[0]
+        with pytest.raises(RunError, match=r"axis|rank|must"):
+            compiled.run({info.name: np.zeros(shape, info.dtype)})

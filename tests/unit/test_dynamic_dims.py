@@ -77,3 +77,53 @@ def test_extents_of_one_name_must_agree(axis):
     given["scale"] = np.ones([(3, 3), (2, 4)][axis], np.float32)
     with pytest.raises(RunError, match=f"'{['batch_size', 'Dim.0'][axis]}' is {[2, 3][axis]} elsewhere"):
         model.run(given)
+
+
+PREMISES = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N, A] x, float[N, B] y) => (float[n, m] z)
+{ z = OP (x, y) }
+"""
+
+
+@pytest.mark.parametrize("opt_level", [0, 3])
+@pytest.mark.parametrize(
+    "operator", ["Add", "Concat <axis = 0>", "MatMul", "Squeeze", "Conv <kernel_shape = [3]>"]
+)
+def test_extents_that_do_not_fit_are_an_error(operator, opt_level):
+    """Every pair of extents that onnxruntime takes, with its shape; every other is refused, never read past."""
+    text = PREMISES.replace("OP", operator)
+    ok = {
+        "Add": lambda a, b: a == b or 1 in (a, b),
+        "Concat <axis = 0>": lambda a, b: a == b,
+    }
+    if operator == "MatMul":
+        text = text.replace("OP (x, y)", "").replace(
+            "z = MatMul (x, y)", "t = Transpose (y)  z = MatMul (x, t)"
+        )
+        ok["MatMul"] = lambda a, b: a == b
+    elif operator == "Squeeze":
+        text = text.replace("z = Squeeze (x, y)", "axis = Constant <value_ints = [1]> ()  t = Squeeze (x, axis)"
+                            "  u = Unsqueeze (t, axis)  z = Add (u, y)")  # fmt: skip
+        ok["Squeeze"] = lambda a, b: a == 1
+    elif operator.startswith("Conv"):
+        text = text.replace("z = Conv <kernel_shape = [3]> (x, y)",
+            "one = Constant <value_ints = [1]> ()  t = Unsqueeze (x, one)"
+            "  k = Constant <value = float[1,1,3] {1, 2, 4}> ()  u = Conv (t, k)  v = Squeeze (u, one)"
+            "  s = ReduceSum <keepdims = 1> (y, one)  z = Add (v, s)")  # fmt: skip
+        ok[operator] = lambda a, b: a >= 2  # an extent of 0 is left where the window just does not fit
+    model = onnx.parser.parse_model(text)
+    compiled = stepwell.compile(model, opt_level=opt_level)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    for a, b in [(3, 3), (3, 4), (1, 4), (5, 1), (0, 1), (0, 3), (2, 2), (70, 70), (70, 71)]:
+        given = {
+            "x": np.arange(2.0 * a, dtype=np.float32).reshape(2, a),
+            "y": np.ones((2, b), np.float32),
+        }
+        if not ok[operator](a, b):
+            with pytest.raises(RunError, match=r"must (be equal|broadcast)|negative"):
+                compiled.run(given)
+            continue
+        got = compiled.run(given)["z"]
+        if a > 2 or not operator.startswith("Conv"):
+            np.testing.assert_array_equal(got, session.run(None, given)[0])

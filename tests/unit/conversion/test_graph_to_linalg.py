@@ -18,6 +18,7 @@ from stepwell.verification import verify_module
 
 _RANDOM = np.random.default_rng(7)
 _ALLOWED = {
+    "cf": {"assert"},
     "linalg": {"generic", "fill", "index", "yield"},
     "tensor": {
         "empty", "dim", "extract", "insert", "extract_slice", "insert_slice", "pad", "expand_shape",

@@ -52,6 +52,15 @@ def test_same_answers(our_session, model_bytes):
     assert ours.get_modelmeta().custom_metadata_map == {}
 
 
+def test_lists_are_arrays_of_the_inputs_type(our_session, model_bytes):
+    ours, theirs = (make(model_bytes) for make in (our_session, onnxruntime.InferenceSession))
+    x = [[1, 2, 3, 4], [0.5, 6, 7, 8]]
+    assert np.array_equal(ours.run(None, {"x": x})[0], theirs.run(None, {"x": x})[0])
+    for wrong in ([[1, 2, 3, 4], [5]], [["a"] * 4]):
+        with pytest.raises(RunError, match="input 'x': a list that is no array of float32"):
+            ours.run(None, {"x": wrong})
+
+
 @pytest.mark.parametrize("module", [session, onnxruntime])
 def test_options_of_both_kinds(our_session, model_bytes, module):
     options = module.SessionOptions()

@@ -1,0 +1,84 @@
+"""Run-time checks of what the graph's types take for granted of extents that only the run knows."""
+
+from typing import TYPE_CHECKING
+
+from xdsl.dialects import arith, cf
+from xdsl.dialects.builtin import TensorType
+from xdsl.ir import Block, Operation
+
+from stepwell.diagnostics import place_of
+from stepwell.dialects.graph import Dim, Expr, GraphOp, dims_of
+from stepwell.dialects.graph.core import Premise, recorded_premises
+
+if TYPE_CHECKING:
+    from stepwell.conversion.graph_to_linalg.lowering import Lowering
+
+
+def check_block(low: "Lowering", block: Block) -> None:
+    """Check at the end of the block being made what the ops of `block` need and is known already."""
+    for op in block.ops:
+        if isinstance(op, GraphOp):
+            low.op = op
+            check_op(low, op)
+    low.op = None
+
+
+def check_op(low: "Lowering", op: Operation) -> None:
+    """Check what `op` takes for granted, as far as it is known here and has not been checked before."""
+    if not isinstance(op, GraphOp):
+        return
+    results = [r.type for r in op.results if isinstance(r.type, TensorType) and not r.type.has_static_shape()]
+    operands = [
+        v.type for v in op.operands if isinstance(v.type, TensorType) and not v.type.has_static_shape()
+    ]
+    if not results and not operands:
+        return
+    with recorded_premises() as premises:
+        op.infer_types()
+    for premise in dict.fromkeys(premises):
+        _check(low, premise)
+    for type in results:
+        for dim in dims_of(type):
+            if not _is_extent(dim):
+                _check(low, dim)
+
+
+def _is_extent(dim: Dim) -> bool:
+    """Whether the form of `dim` says that it is not negative."""
+    if isinstance(dim, int):
+        return dim >= 0
+    for monomial, factor in dim.terms.items():
+        if factor < 0:
+            return False
+        for atom in monomial:
+            some = any if atom.kind == "max" else all
+            if atom.kind not in ("symbol", "unknown") and not some(_is_extent(a) for a in atom.args):
+                return False
+    return True
+
+
+def _check(low: "Lowering", claim: "Premise | Dim") -> None:
+    """`cf.assert` of a claim that can be decided here, once in each block."""
+    dims = (claim.a, claim.b) if isinstance(claim, Premise) else (claim,)
+    if claim in low.checked or not all(map(low.resolvable, dims)):
+        return
+    low.checked.add(claim)
+    values = [low.index(d) for d in dims]
+    if not isinstance(claim, Premise):
+        holds = low.value(arith.CmpiOp(values[0], low.constant(0), "sge"))
+        low.add(cf.AssertOp(holds, _message(low, f"the extent {claim} must not be negative")))
+        return
+    holds = low.value(arith.CmpiOp(*values, "eq"))
+    if claim.stretches:
+        for dim, value in zip(dims, values, strict=True):
+            if isinstance(dim, Expr):
+                is_one = low.value(arith.CmpiOp(value, low.constant(1), "eq"))
+                holds = low.value(arith.OrIOp(holds, is_one))
+    must = "broadcast to each other" if claim.stretches else "be equal"
+    low.add(cf.AssertOp(holds, _message(low, f"the extents {claim.a} and {claim.b} must {must}")))
+
+
+def _message(low: "Lowering", why: str) -> str:
+    """Where: what: why; what to do, as every error says it."""
+    assert low.op is not None, "a check is made for an op"
+    return f"{place_of(low.op)}: {low.op.name}: {why}; run with inputs of other shapes"
