@@ -577,11 +577,26 @@ MemcpyOp = _memory_transfer("MemcpyOp", "memcpy", "src", "Copy `len` bytes betwe
 MemmoveOp = _memory_transfer("MemmoveOp", "memmove", "src", "Copy `len` bytes between any ranges.")
 MemsetOp = _memory_transfer("MemsetOp", "memset", "val", "Fill `len` bytes with the byte `val`.")
 
+
+@irdl_op_definition
+class PrefetchOp(IRDLOperation):
+    """
+    Bring the line at `addr` into a cache; any address is allowed. `rw` 0 to read, 1 to write; `hint` 0 (used once) to
+    3 (keep in all caches); `cache` 1 for data.
+    """
+
+    name = "llvm.intr.prefetch"
+    addr = operand_def(LLVMPointerType)
+    rw = prop_def(IntegerAttr[I32])
+    hint = prop_def(IntegerAttr[I32])
+    cache = prop_def(IntegerAttr[I32])
+
+
 _OURS: list[type[Operation]] = [
     AbsOp, CtlzOp, CtPopOp, CttzOp, ExtractElementOp, FCmpOp, FLog10Op, FMaximumOp, FMinimumOp, FMulAddOp,
     FPToSIOp, FPToSISatOp, FPToUIOp, FPToUISatOp, FRintOp, FRoundEvenOp, FRoundOp, FTanOp, FTruncOp, FreezeOp,
     FuncOp, GEPOp, ICmpOp, GatherOp, MaskedLoadOp, MaskedStoreOp, MemcpyOp, MemmoveOp, MemsetOp, PoisonOp,
-    PowIOp, SMaxOp, SMinOp, ScatterOp, SelectOp, SwitchOp, TruncOp, UIToFPOp, UMaxOp, UMinOp, *_REDUCTIONS,
+    PowIOp, PrefetchOp, SMaxOp, SMinOp, ScatterOp, SelectOp, SwitchOp, TruncOp, UIToFPOp, UMaxOp, UMinOp, *_REDUCTIONS,
 ]  # fmt: skip
 _replaced = {op.name for op in _OURS}
 

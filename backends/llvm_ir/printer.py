@@ -328,6 +328,10 @@ class _FunctionPrinter:
             value = op.properties[flag].value.data  # pyright: ignore
             arguments.append(f"i1 {'true' if value else 'false'}")
             types.append("i1")
+        if name == "prefetch":
+            for key in ("rw", "hint", "cache"):
+                arguments.append(f"i32 {op.properties[key].value.data}")  # pyright: ignore
+                types.append("i32")
         if name in _ALIGNED:
             place = _ALIGNED[name]
             arguments.insert(place, f"i32 {op.properties['alignment'].value.data}")  # pyright: ignore
@@ -359,6 +363,7 @@ _OVERLOADS: dict[str, Callable[[Operation], list[Attribute]]] = {
     "memset": _by_operands(0, 2),
     "stacksave": lambda op: [op.results[0].type],
     "stackrestore": _by_operands(0),
+    "prefetch": _by_operands(0),
     **{
         f"vector.reduce.{kind}": _by_operands(0)
         for kind in (

@@ -2,33 +2,72 @@
 
 from typing import Any
 
-from xdsl.dialects.builtin import VectorType
-from xdsl.ir import Block
+from xdsl.dialects.builtin import IntegerAttr, VectorType, i32
+from xdsl.ir import Block, Operation, SSAValue
 
-from stepwell.conversion.to_llvm.core import FunctionLowering, Handler
+from stepwell.conversion.to_llvm.core import FunctionLowering, Handler, byte_size
 
 _ACCUMULATORS, _UNROLL = 4, 4
 """
 An innermost loop that carries this many vectors is a contraction, and runs two steps at a time: on Sapphire
 Rapids the loop's own three integer ops take 8 % of the slots of the two FMA ports (83 -> 91 % of peak).
 """
+_AHEAD_BYTES, _LINE_BYTES, _LONG_LOOP = 2048, 64, 16
+"""
+How far ahead a contraction asks for its panel. The panel runs through memory faster than the hardware's prefetcher
+follows: with weights that are in no near cache, 49x2048x512 gains 14 % and 3136x64x256 loses nothing.
+"""
+_READ = {"rw": IntegerAttr(0, i32), "hint": IntegerAttr(3, i32), "cache": IntegerAttr(1, i32)}
+
+
+def _prefetch_panels(low: FunctionLowering, block: Block) -> None:
+    """Ask for what the loop over `block` will load from the rows of a panel a few steps later."""
+    for op in block.ops:
+        if op.name != "vector.load":
+            continue
+        buffer, indices = low.buffer(op.operands[0]), list(op.operands[1:])
+        if block.args[0] not in indices[:-1]:
+            continue
+        stride = buffer.strides[indices.index(block.args[0])]
+        if not isinstance(stride, int):
+            continue
+        size = byte_size(buffer.element)
+        (lanes,) = op.results[0].type.get_shape()  # pyright: ignore
+        here = low.address(buffer, [low.value(index) for index in indices])
+        steps = max(1, _AHEAD_BYTES // (stride * size))
+        for offset in range(0, lanes, _LINE_BYTES // size):
+            pointer = low.gep_constant(here, steps * stride + offset, buffer.element)
+            low.emit("intr.prefetch", (pointer,), None, _READ)
+
+
+def _number(value: SSAValue) -> int | None:
+    """The number that an index constant is."""
+    owner = value.owner
+    if not isinstance(owner, Operation) or owner.name != "arith.constant":
+        return None
+    attribute = owner.properties["value"]
+    return attribute.value.data if isinstance(attribute, IntegerAttr) else None
 
 
 def _for(low: FunctionLowering, op: Any) -> None:
     old = op.body.block
+    initial = low.flatten_all(op.iter_args)
+    accumulators = sum(isinstance(value.type, VectorType) for value in initial)
+    is_contraction = accumulators >= _ACCUMULATORS and not any(inner.regions for inner in old.ops)
+    end = _number(op.ub)
+    is_long = end is None or end >= _LONG_LOOP
 
     def body(induction, carried):
         low.define(old.args[0], induction)
         low.unflatten_all(old.args[1:], carried)
         low.lower_ops(old, until_terminator=True)
+        if is_contraction and is_long:
+            _prefetch_panels(low, old)
         assert old.last_op is not None, "a loop ends in scf.yield"
         return low.flatten_all(old.last_op.operands)
 
     bounds = (low.value(op.lb), low.value(op.ub), low.value(op.step))
-    initial = low.flatten_all(op.iter_args)
-    accumulators = sum(isinstance(value.type, VectorType) for value in initial)
-    is_innermost = not any(inner.regions for inner in old.ops)
-    unroll = _UNROLL if is_innermost and accumulators >= _ACCUMULATORS else 1
+    unroll = _UNROLL if is_contraction else 1
     results = low.loop(*bounds, initial, body, unroll)
     low.unflatten_all(op.results, results)
 
