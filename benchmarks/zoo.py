@@ -54,7 +54,8 @@ def _gpt2() -> tuple[Any, Inputs]:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(attn_implementation="eager", use_cache=False)
-    return GPT2LMHeadModel(config), {"input_ids": _tokens(64, config.vocab_size)}
+    ids = _tokens(64, config.vocab_size)
+    return GPT2LMHeadModel(config), {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
 
 def _whisper() -> tuple[Any, Inputs]:
