@@ -14,6 +14,7 @@ from xdsl.ir import SSAValue
 
 from stepwell.conversion.graph_to_linalg.contraction import contract, to_i32
 from stepwell.conversion.graph_to_linalg.lowering import Lowering, dims, is_unsigned, lowers
+from stepwell.conversion.graph_to_linalg.winograd import winograd
 from stepwell.diagnostics import unsupported
 from stepwell.dialects.graph.shape import Dim, Expr
 
@@ -153,6 +154,16 @@ def convolution(low: Lowering, op: Any, x: SSAValue, w: SSAValue) -> tuple[SSAVa
     return convolve(low, x, w, window, low.attr(op, "group") or 1, out), last
 
 
+def _by_winograd(low: Lowering, op: Any, x: SSAValue, w: SSAValue, tile: int) -> tuple[SSAValue, bool]:
+    last, out = _spatial(op, low)
+    if not last:
+        x = to_channels_last(low, x)
+    weights = low.data(w)
+    assert weights is not None, "graph.conv with `winograd` has constant weights"
+    window = window_of(low, op, [3, 3], low.shape(x)[1:-1], out)
+    return winograd(low, x, weights, (window.low[0], window.low[1]), (out[0], out[1]), tile), last
+
+
 def add_bias(low: Lowering, value: SSAValue, bias: SSAValue | None) -> SSAValue:
     """Plus one number for each channel, the last axis."""
     if bias is None:
@@ -163,7 +174,10 @@ def add_bias(low: Lowering, value: SSAValue, bias: SSAValue | None) -> SSAValue:
 @lowers("conv")
 def _conv(low: Lowering, op: Any) -> SSAValue:
     x, w, b = [*low.operands(op), None][:3]
-    result, last = convolution(low, op, x, w)
+    if tile := low.attr(op, "winograd"):
+        result, last = _by_winograd(low, op, x, w, tile)
+    else:
+        result, last = convolution(low, op, x, w)
     result = add_bias(low, result, b)
     return result if last else to_channels_first(low, result)
 

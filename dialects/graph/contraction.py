@@ -301,15 +301,31 @@ class _ConvLike(_Windowed):
 
 @operator
 class ConvOp(_ConvLike):
-    """The cross-correlation of `x[n, c, ..]` with `w[m, c / group, ..]`, plus `b[m]`: `y[n, m, ..]`."""
+    """
+    The cross-correlation of `x[n, c, ..]` with `w[m, c / group, ..]`, plus `b[m]`: `y[n, m, ..]`.
+
+    `winograd` is how it is computed: by tiles of 2 by 2 or 4 by 4 outputs with Winograd's algorithm, or directly (0, the
+    default). Only a 3x3 convolution with constant float weights, stride and dilation 1 and one group can have tiles.
+    """
 
     x = operand_def(TENSOR)
     w = operand_def(TENSOR)
     b = opt_operand_def(TENSOR)
     y = result_def(TENSOR)
+    winograd = integer(0)
 
     def output_types(self) -> Sequence[Attribute]:
         found = same_elements(self, *self.operands)
+        tile, kernel = self.get("winograd"), dims(self.w)[2:]
+        if tile not in (0, 2, 4):
+            raise VerifyException(f"{self.name}: winograd {tile} must be 0, 2 or 4")
+        moves = {*(self.get("strides") or ()), *(self.get("dilations") or ()), self.get("group")} - {1}
+        if tile and (list(kernel) != [3, 3] or moves):
+            raise VerifyException(
+                f"{self.name}: winograd {tile} needs a 3 by 3 kernel with strides, dilations and group 1, not"
+                f" {list(kernel)} with strides {self.get('strides')}, dilations {self.get('dilations')},"
+                f" group {self.get('group')}"
+            )
         return [tensor_type(_conv_shape(self, self.x, self.w, self.b), found)]
 
 

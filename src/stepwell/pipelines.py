@@ -41,7 +41,7 @@ PIPELINES: dict[str, str] = {
     "graph-O3": """
         record-signature, infer-shapes, fold-constants, simplify-graph, fold-batch-norm, graph-decompose,
         infer-shapes, fold-constants, simplify-graph, assign-layouts, fold-transposes, fold-constants,
-        simplify-graph, cse, dce
+        simplify-graph, cse, dce, choose-convolution
     """,
     "tensor-O0": "graph-to-linalg, dce",
     "tensor-O3": "graph-to-linalg, cse, fuse-elementwise, pack-weights, dce",
@@ -71,6 +71,8 @@ ORDER: dict[tuple[str, str], str] = {
         "fold-batch-norm",
     ): "statistics that are computed from constants are constants by then",
     ("fold-batch-norm", "assign-layouts"): "it reads weights in the order of the model",
+    ("fold-constants", "choose-convolution"): "Winograd's algorithm transforms constant filters",
+    ("choose-convolution", "graph-to-linalg"): "each algorithm is lowered in its own way",
     ("fold-transposes", "graph-to-linalg"): "composed transposes are one kernel",
     ("graph-to-linalg", "fuse-elementwise"): "fusion merges bodies of linalg.generic",
     ("fuse-elementwise", "form-kernels"): "a merged op is one op of a kernel",

@@ -35,6 +35,7 @@ PASSES = {
     "set-target": "stepwell.transforms.set_target:SetTargetPass",
     # graph
     "assign-layouts": f"{_GRAPH}.assign_layouts:AssignLayoutsPass",
+    "choose-convolution": f"{_GRAPH}.choose_convolution:ChooseConvolutionPass",
     "fold-batch-norm": f"{_GRAPH}.fold_batch_norm:FoldBatchNormPass",
     "fold-constants": f"{_GRAPH}.fold_constants:FoldConstantsPass",
     "fold-transposes": f"{_GRAPH}.fold_transposes:FoldTransposesPass",

@@ -1,7 +1,7 @@
 """Choose how each kernel is tiled and vectorised, from the target's numbers."""
 
 from dataclasses import dataclass, field
-from math import ceil, prod
+from math import ceil, gcd, prod
 
 from xdsl.context import Context
 from xdsl.dialects import func
@@ -15,7 +15,7 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.dialects.linalg import ops as linalg
 from xdsl.ir import OpResult
-from xdsl.ir.affine import AffineDimExpr, AffineExpr, AffineMap
+from xdsl.ir.affine import AffineBinaryOpKind, AffineDimExpr, AffineExpr, AffineMap
 from xdsl.passes import ModulePass
 
 from stepwell.dialects.schedule import TileAttr
@@ -214,6 +214,8 @@ class _Kernel:
             for rows in range(_MAX_ROWS, 0, -1):
                 if shape.row_extent is not None and rows > shape.row_extent:
                     continue
+                if shape.period and shape.period % rows:
+                    continue
                 accumulators = rows * vectors
                 spare = self.target.vector_registers - 1
                 if accumulators > _MAX_ACCUMULATORS or accumulators + vectors + 1 > spare:
@@ -343,6 +345,8 @@ class _Contraction:
     """The reduction dim to vectorise where no parallel dim is contiguous."""
     second_row: int | None = None
     second_extent: int | None = None
+    period: int = 0
+    """What the number of rows of a tile must divide, 0 if anything will do: a factor is read at `row mod period`."""
 
     @staticmethod
     def of(node: _Node) -> "_Contraction | None":
@@ -369,7 +373,10 @@ class _Contraction:
             return _Contraction._dot(node, a, b) if factors is not None else None
         in_a, in_b = a.used_dims(), b.used_dims()
         depthwise = columns in in_a and columns in in_b
-        batch = [d for d in parallel if d in in_a and d in in_b and d != columns]
+        split = {p[1] for e in a.results if (p := packed(e)) and p[0] == AffineBinaryOpKind.Mod}
+        # d mod w in one factor and d floordiv w in the other: within w elements `d` is a row
+        split &= {p[1] for e in b.results if (p := packed(e)) and p[0] == AffineBinaryOpKind.FloorDiv}
+        batch = [d for d in parallel if d in in_a and d in in_b and d != columns and d not in split]
         if depthwise and factors is None:
             batch = []
         rows = [d for d in parallel if d != columns and d not in batch and (d in in_a)]
@@ -380,15 +387,20 @@ class _Contraction:
                 batch = []
         rows = [d for d in rows if node.extents[d] != 1]
         row = max(rows, key=lambda d: (_long_enough(node.extents[d]), d), default=None)
+        row_extent = node.extents[row] if row is not None else 1
+        period = next((p[2] for e in a.results if (p := packed(e)) and p[1] == row), 0)
+        if row in split and row_extent is not None:
+            period = gcd(period, row_extent)
         pack = packed(b.results[-1])
         return _Contraction(
             columns,
             node.extents[columns],
             row,
-            node.extents[row] if row is not None else 1,
+            row_extent,
             pack[2] if pack else 0,
             tuple(batch),
             depthwise,
+            period=period,
         )
 
     @staticmethod

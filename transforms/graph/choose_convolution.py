@@ -1,0 +1,94 @@
+"""Choose how each convolution is computed: directly, or by Winograd's algorithm where that is faster."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from xdsl.context import Context
+from xdsl.dialects.builtin import AnyFloat, ModuleOp
+from xdsl.passes import ModulePass
+
+from stepwell.dialects.graph import ConstantOp, GraphOp, dims_of
+from stepwell.dialects.graph.core import int_attr
+from stepwell.dialects.stepwell import target_of
+from stepwell.targets import Target
+from stepwell.transforms.graph.emitter import element_type, static_shape
+
+_TILES = (2, 4)
+_GUESS = 56
+"""What a spatial extent that is known at run time only is taken for."""
+_LEAST_GAIN = 0.85
+"""What of the time of a direct convolution another may take to be chosen: it needs more memory and rounds more."""
+_TRANSFORM_COST = 2.0
+"""Time of a multiply-add of a transform, in those of a product: it loads its operands for each."""
+
+
+@dataclass(frozen=True)
+class ChooseConvolutionPass(ModulePass):
+    """
+    Choose how each convolution is computed: directly, or by Winograd's algorithm where that is faster.
+
+    Requires: `set-target`; weights folded. Ensures: `winograd` is the tile of every `graph.conv`, 0 where it is direct. With
+    fp = "strict" all are direct, since Winograd's algorithm sums in another order.
+    """
+
+    name = "choose-convolution"
+    tile: Literal["auto", "0", "2", "4"] = "auto"
+    """The outputs of a tile along an axis wherever Winograd's algorithm is possible; 0: direct; auto: the fastest."""
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        target = target_of(op)
+        for conv in op.walk():
+            if isinstance(conv, GraphOp) and conv.ONNX_NAME == "Conv":
+                tile = 0
+                if target.fp != "strict" and _is_possible(conv):
+                    tile = _fastest(conv, target) if self.tile == "auto" else int(self.tile)
+                conv.properties["winograd"] = int_attr(tile)
+
+
+def _is_possible(conv: GraphOp) -> bool:
+    """3x3, strides and dilations 1, one group, constant float weights."""
+    weights = conv.operands[1]
+    shape = static_shape(weights)
+    if shape is None or shape[2:] != [3, 3] or not isinstance(weights.owner, ConstantOp):
+        return False
+    if any(s != 1 for s in (*(conv.get("strides") or ()), *(conv.get("dilations") or ()))):
+        return False
+    element = element_type(weights)
+    return conv.get("group") == 1 and isinstance(element, AnyFloat) and element.bitwidth >= 32
+
+
+def _fastest(conv: GraphOp, target: Target) -> int:
+    output = dims_of(conv.results[0].type)
+    last = conv.get("layout") == "nhwc"
+    extents = [d if isinstance(d, int) else _GUESS for d in (output[1:-1] if last else output[2:])]
+    batch = output[0] if isinstance(output[0], int) else 1
+    oc, ic, *_ = static_shape(conv.operands[1]) or ()
+    lanes = target.lanes(4)
+    ic, oc = -(-ic // lanes) * lanes, -(-oc // lanes) * lanes
+    costs = {0: _LEAST_GAIN * _direct_ns(batch, extents, ic, oc, target)}
+    costs |= {tile: _winograd_ns(tile, batch, extents, ic, oc, target) for tile in _TILES}
+    return min(costs, key=costs.__getitem__)
+
+
+def _direct_ns(batch: int, extents: list[int], ic: int, oc: int, target: Target) -> float:
+    products = 9 * ic * oc
+    return (
+        2 * products * batch * int(np.prod(extents)) / target.flops_per_ns
+        + 4 * products / target.dram_bytes_per_ns
+    )
+
+
+def _winograd_ns(tile: int, batch: int, extents: list[int], ic: int, oc: int, target: Target) -> float:
+    """Products on transformed tiles, transforms, transformed filters from memory, transformed activations through caches."""
+    n = tile + 2
+    tiles = batch * int(np.prod([-(-extent // tile) for extent in extents]))
+    products = n * n * ic * oc
+    flops = 2 * products * tiles
+    transforms = 2 * tiles * (ic * n * n * (tile + n) + oc * tile * n * (n + tile))
+    moved = 4 * 2 * tiles * n * (ic * (tile + n) + oc * (n + tile))
+    return (
+        (flops + transforms * _TRANSFORM_COST) / target.flops_per_ns
+        + 4 * products / target.dram_bytes_per_ns
+        + moved / target.cache_bytes_per_ns
+    )
