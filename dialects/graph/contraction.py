@@ -214,7 +214,8 @@ class Window:
                 self.pads_begin[i], self.pads_end[i] = (big, small) if lower else (small, big)
             else:
                 room = extent + self.pads_begin[i] + self.pads_end[i] - reach
-                if isinstance(room, int) and room < 0:
+                # In ceil mode a window may reach past the end, if it begins inside.
+                if isinstance(room, int) and room <= (-stride if ceil_mode else -1):
                     raise VerifyException(
                         f"{op.name}: the window reaches over {reach} elements of spatial axis {i}, which has"
                         f" {extent} and padding {self.pads_begin[i]} + {self.pads_end[i]}"

@@ -196,7 +196,27 @@ _SHAPE_OPERATORS = (
     "Size", "Slice", "Split", "Squeeze", "Sub", "Sum", "Tile", "Unsqueeze", "Where",
 )  # fmt: skip
 
+
+# pool(x) == global_pool(x)   if its one window covers every element of x and no padding
+def widen_window(op: GraphOp, emitter: Emitter) -> Values | None:
+    spatial = dims_of(op.operands[0].type)[2:]
+    window = op.get("kernel_shape")
+    if not all(isinstance(d, int) for d in spatial) or any(d != 1 for d in dims_of(op.results[0].type)[2:]):
+        return None
+    if any(op.get("pads") or ()) or any(d != 1 for d in op.get("dilations") or ()):
+        return None
+    if op.get("auto_pad") not in (None, "NOTSET", "VALID") or len(op.result_list()) > 1:
+        return None
+    if any(w < d for w, d in zip(window, spatial, strict=True)):
+        return None
+    if op.get("count_include_pad") and list(window) != list(spatial):
+        return None
+    return [emitter.make(f"Global{op.ONNX_NAME}", op.operands[0], layout=op.get("layout"))]
+
+
 _RULES: dict[str, list[Rule]] = {
+    "AveragePool": [widen_window],
+    "MaxPool": [widen_window],
     "Identity": [drop_identity],
     "Dropout": [drop_dropout],
     "Cast": [drop_same_cast],
