@@ -11,6 +11,8 @@ from stepwell.dialects.scf import ForallOp, InParallelOp
 from stepwell.dialects.tensor import ParallelInsertSliceOp
 
 Slice = tensor.ExtractSliceOp | tensor.InsertSliceOp | ParallelInsertSliceOp
+DISJOINT = "stepwell.disjoint"
+"""On a call: what it reads of a buffer that it also writes lies outside of what it writes."""
 _RESHAPES = (tensor.ExpandShapeOp, tensor.CollapseShapeOp)
 _LOOPS = (scf.ForOp, scf.WhileOp, ForallOp)
 
@@ -213,7 +215,7 @@ class Aliases:
                 if isinstance(reader, tensor.DimOp):
                     continue
                 if reader is write and use.index != index:
-                    if write in self.in_slice and use.index == 0:
+                    if (write in self.in_slice and use.index == 0) or DISJOINT in write.attributes:
                         continue
                     return True
                 if self._may_follow(reader, write, value) and not self._reaches_slice(use, dest):

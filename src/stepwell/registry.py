@@ -47,6 +47,7 @@ PASSES = {
     # graph to tensor
     "graph-to-linalg": f"{_CONVERSION}.graph_to_linalg:GraphToLinalgPass",
     # tensor and kernels
+    "absorb-slices": f"{_LINALG}.absorb_slices:AbsorbSlicesPass",
     "assign-schedules": f"{_LINALG}.assign_schedules:AssignSchedulesPass",
     "form-kernels": f"{_LINALG}.form_kernels:FormKernelsPass",
     "fuse-elementwise": f"{_LINALG}.fuse_elementwise:FuseElementwisePass",

@@ -1,5 +1,6 @@
 """Tile the root of each kernel by one `scf.forall` and pull its producers into the tile."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xdsl.context import Context
@@ -7,12 +8,14 @@ from xdsl.dialects import arith, func, tensor
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
     AffineMapAttr,
+    DenseArrayBase,
     IndexType,
     ModuleOp,
     TensorType,
     UnitAttr,
 )
 from xdsl.dialects.linalg import ops as linalg
+from xdsl.dialects.utils import get_dynamic_index_list
 from xdsl.ir import Block, BlockArgument, Operation, OpResult, Region, SSAValue
 from xdsl.ir.affine import AffineBinaryOpKind, AffineConstantExpr, AffineDimExpr, AffineExpr, AffineMap
 from xdsl.passes import ModulePass
@@ -121,7 +124,7 @@ class _Tiling:
         extents = domain_of(root, build)
         if extents is None:
             raise _CannotTile
-        for value in _return_of(self.entry).arguments:
+        for value in map(_computed, _return_of(self.entry).arguments):
             # Extents that the tiles are compared with are found here, in front of the loop.
             for axis in range(len(value.type.get_shape())):  # pyright: ignore[reportAttributeAccessIssue]
                 build.dim(value, axis)
@@ -203,6 +206,12 @@ class _Tiling:
         ret = _return_of(self.entry)
         position = list(ret.arguments).index(value)
         outputs = list(self.shared.values())
+        start: list[Extent] = [0] * len(value.type.get_shape())  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(insertion := value.owner, tensor.InsertSliceOp):
+            if insertion.dest not in self.shared or set(insertion.static_strides.get_values()) != {1}:
+                raise _CannotTile
+            start = _mixed(insertion.static_offsets, insertion.offsets)
+            value = insertion.source
         if not isinstance(value, OpResult) or not isinstance(op := value.op, linalg.GenericOp):
             raise _CannotTile
         if op not in self.boxes:
@@ -227,7 +236,8 @@ class _Tiling:
                 raise _CannotTile
             if not whole and isinstance(extent, int) and rooted[offset][1] != extent:
                 raise _CannotTile
-        return self.made[op, own].results[value.index], outputs[position], out
+        place = tuple(map(self.build_index.plus, out.offsets, start))
+        return self.made[op, own].results[value.index], outputs[position], _Box(place, out.sizes)
 
     def _sibling(self, op: linalg.GenericOp, extents: list[Extent], box: _Box) -> None:
         """Tile an op that is returned but that the root does not read: its leading dims are the root's."""
@@ -271,6 +281,8 @@ class _Tiling:
                 return self.made[op, box].results[0]
             if not isinstance(op, (*_VIEWS, arith.ConstantOp)):
                 raise _CannotTile
+        if isinstance(slice_ := value.owner, tensor.ExtractSliceOp) and _keeps_rank(slice_):
+            return self._slice_of_slice(slice_, box)
         source = self.shared.get(value, value)
         if all(constant_of(o) == 0 for o in box.offsets) and all(
             s == build.dim(value, axis) for axis, s in enumerate(box.sizes)
@@ -282,6 +294,19 @@ class _Tiling:
             )
             self.slices[value, box] = build.add(slice_op).result
         return self.slices[value, box]
+
+    # slice(slice(x)[o][s])[p][t] == slice(x)[o + s * p][s * t]
+    def _slice_of_slice(self, op: tensor.ExtractSliceOp, box: _Box) -> SSAValue:
+        build, strides = self.build_index, op.static_strides.get_values()
+        steps = [build.times(o, stride) for o, stride in zip(box.offsets, strides, strict=True)]
+        offsets = list(map(build.plus, _mixed(op.static_offsets, op.offsets), steps))
+        if set(strides) == {1}:
+            return self._tile(op.source, _Box(tuple(offsets), box.sizes))
+        if (op.result, box) not in self.slices:
+            source = self.shared.get(op.source, op.source)
+            made = tensor.ExtractSliceOp(source, offsets, box.sizes, strides, _tile_type(op.result, box))
+            self.slices[op.result, box] = build.add(made).result
+        return self.slices[op.result, box]
 
     def _produced(self, op: linalg.GenericOp, value: OpResult, box: _Box) -> SSAValue:
         extents = domain_of(op, self.build_index)
@@ -376,6 +401,21 @@ class _Tiling:
             assert block is not None
             block.insert_op_after(shifted, index)
             index.result.replace_uses_with_if(shifted.result, lambda use, s=shifted: use.operation is not s)
+
+
+def _computed(value: SSAValue) -> SSAValue:
+    """The returned `value`, or what is inserted to make it."""
+    return value.owner.source if isinstance(value.owner, tensor.InsertSliceOp) else value
+
+
+def _mixed(static: DenseArrayBase, dynamic: Sequence[SSAValue]) -> list[Extent]:
+    return list(get_dynamic_index_list(static.get_values(), dynamic, DYNAMIC_INDEX))
+
+
+def _keeps_rank(op: tensor.ExtractSliceOp) -> bool:
+    return len(op.static_sizes) == len(op.result.type.get_shape()) and DYNAMIC_INDEX not in (  # pyright: ignore
+        op.static_strides.get_values()
+    )
 
 
 def _tile_type(value: SSAValue, box: _Box) -> TensorType:
