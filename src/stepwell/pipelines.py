@@ -38,27 +38,30 @@ PIPELINES: dict[str, str] = {
     # Shapes first, so that every simplification sees static extents; constants before batch norms, whose
     # statistics may be computed; layouts after all that, when only real data movement is left.
     "graph-O0": "record-signature, infer-shapes, graph-decompose, infer-shapes, dce",
-    "graph-O3": """
+    "graph-O1": """
         record-signature, infer-shapes, fold-constants, simplify-graph, fold-batch-norm, graph-decompose,
-        infer-shapes, fold-constants, simplify-graph, assign-layouts, fold-transposes, fold-constants,
-        simplify-graph, cse, dce, choose-convolution
+        infer-shapes, fold-constants, simplify-graph, cse, dce
     """,
+    "graph-O2": "graph-O1, assign-layouts, fold-transposes, fold-constants, simplify-graph, cse, dce",
+    "graph-O3": "graph-O2, choose-convolution",
     "tensor-O0": "graph-to-linalg, dce",
-    "tensor-O3": "graph-to-linalg, cse, fuse-elementwise, pack-weights, dce",
+    "tensor-O1": "graph-to-linalg, cse, fuse-elementwise, dce",
+    "tensor-O2": "graph-to-linalg, cse, fuse-elementwise, pack-weights, dce",
     "kernels-O0": "form-kernels{fuse=false}",
-    "kernels-O3": "form-kernels, absorb-slices",
+    "kernels-O1": "form-kernels",
+    "kernels-O2": "form-kernels, absorb-slices",
     "loops-O0": "linalg-to-loops",
-    "loops-O3": "assign-schedules, tile-and-fuse, vectorise, linalg-to-loops, cse, dce",
+    "loops-O2": "assign-schedules, tile-and-fuse, vectorise, linalg-to-loops, cse, dce",
     "memref-O0": "bufferize, lift-parallel, promote-scratch, plan-memory",
-    "memref-O3": "bufferize, lift-parallel, promote-scratch, cse, plan-memory",
+    "memref-O1": "bufferize, lift-parallel, promote-scratch, cse, plan-memory",
     "llvm-O0": "unroll-vectors, expand-math, kernels-to-llvm, host-to-llvm",
-    "llvm-O3": "unroll-vectors, expand-math, cse, dce, kernels-to-llvm, host-to-llvm",
+    "llvm-O1": "unroll-vectors, expand-math, cse, dce, kernels-to-llvm, host-to-llvm",
 }
 """Pipeline name to its text, which may name other pipelines."""
 
-for _level in LEVELS:
-    PIPELINES[f"{_level}-O1"] = f"{_level}-O0"
-    PIPELINES[f"{_level}-O2"] = f"{_level}-O3"
+for _number in range(1, 4):
+    for _level in LEVELS:
+        PIPELINES.setdefault(f"{_level}-O{_number}", f"{_level}-O{_number - 1}")
 for _number in range(4):
     PIPELINES[f"cpu-O{_number}"] = ", ".join(["set-target", *(f"{level}-O{_number}" for level in LEVELS)])
 for _count, _level in enumerate(LEVELS, 1):
