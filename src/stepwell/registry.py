@@ -50,6 +50,7 @@ PASSES = {
     "absorb-slices": f"{_LINALG}.absorb_slices:AbsorbSlicesPass",
     "assign-schedules": f"{_LINALG}.assign_schedules:AssignSchedulesPass",
     "form-kernels": f"{_LINALG}.form_kernels:FormKernelsPass",
+    "fold-unit-reshapes": f"{_LINALG}.fold_unit_reshapes:FoldUnitReshapesPass",
     "fuse-elementwise": f"{_LINALG}.fuse_elementwise:FuseElementwisePass",
     "pack-weights": f"{_LINALG}.pack_weights:PackWeightsPass",
     "tile-and-fuse": f"{_LINALG}.tile_and_fuse:TileAndFusePass",

@@ -101,3 +101,23 @@ def test_lit_programs_keep_their_meaning():
             before, after, _ = run(text.replace(f"@{name}(", "@main("), pipeline, inputs)
             for b, a in zip(before, after, strict=True):
                 np.testing.assert_array_equal(b, a)
+
+
+def test_reshapes_keep_their_meaning():
+    rng = np.random.default_rng(0)
+    text = (LIT / "fold-unit-reshapes.ir").read_text()
+    for name, inputs in (
+        ("dropped_axis_is_read_at_zero", [rng.integers(-3, 4, (8, 1, 16)).astype(np.float32)]),
+        ("real_merge_stays", [rng.integers(-3, 4, (2, 4, 16)).astype(np.float32)]),
+        (
+            "kept_statistic_is_read_directly",
+            [
+                rng.integers(-3, 4, (5, 16)).astype(np.float32),
+                rng.integers(-3, 4, (5,)).astype(np.float32),
+                np.int64(5),
+            ],
+        ),
+    ):
+        for pipeline in ("fold-unit-reshapes", "fold-unit-reshapes,fuse-elementwise,form-kernels"):
+            before, after, _ = run(text.replace(f"@{name}(", "@main("), pipeline, inputs)
+            np.testing.assert_array_equal(before[0], after[0])
