@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
@@ -51,17 +52,17 @@ def main(
         return 128 + signal.SIGPIPE
     except Error as error:
         if debug:
-            raise
+            traceback.print_exc(file=err)
         print(f"error: {error}", file=err)
         return error.exit_code
     except OSError as error:
         if debug:
-            raise
+            traceback.print_exc(file=err)
         print(f"error: {error.filename or 'system'}: {error.strerror or error}", file=err)
         return 1
     except (Exception, RecursionError) as error:
         if debug:
-            raise
+            traceback.print_exc(file=err)
         said = str(error).split("\n")[0][:200]
         print(f"error: {type(error).__name__}: {said}; a fault of stepwell: run again with --debug", file=err)
         return InternalError.exit_code
@@ -296,6 +297,8 @@ def _load(arguments: argparse.Namespace, threads: int, err: TextIO) -> Any:
 def _run(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
     import numpy as np
 
+    if arguments.check and arguments.model.endswith(".so"):
+        raise RunError("--check needs the model's .onnx file, not the compiled library")
     model = _load(arguments, arguments.threads, err)
     feeds = _read_inputs(arguments.input)
     if arguments.random:
@@ -373,8 +376,6 @@ def _check(
     """Compare with a second implementation; DESIGN's tolerance |d| <= 1e-3 |ref| + 1e-5 max|ref|."""
     import numpy as np
 
-    if arguments.model.endswith(".so"):
-        raise RunError("--check needs the model's .onnx file, not the compiled library")
     if arguments.check == "onnxruntime":
         session = _onnxruntime_session(arguments.model, 1)
         expected = session.run(list(outputs), feeds)

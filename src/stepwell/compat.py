@@ -4,6 +4,7 @@ Everything here that mends xDSL has a test in `tests/unit/test_compat.py` which 
 mends it, so that the repair can go.
 """
 
+import gc
 import importlib
 import re
 from bisect import bisect_right
@@ -145,6 +146,21 @@ def deep_recursion() -> Iterator[None]:
         yield
     finally:
         setrecursionlimit(before)
+
+
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """
+    Let Python look for cycles less often: IR is made of them and most of it is alive, so that a third of a
+    compilation's time went into looking. The memory that waits is some 100 MB at most.
+    """
+    before = gc.get_threshold()
+    if before[0]:  # 0: the program has its own ideas
+        gc.set_threshold(max(before[0], 100_000), 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 class _Element(Parser._TensorLiteralElement):
@@ -437,4 +453,5 @@ __all__ = [
     "new_context",
     "parse_module",
     "print_module",
+    "rare_collections",
 ]

@@ -478,7 +478,7 @@ def operations(module: "ModuleOp") -> int | None:
     """
     from math import prod
 
-    from xdsl.dialects.linalg import GenericOp
+    from xdsl.dialects.linalg.ops import GenericOp
 
     total = 0
     for op in module.walk():

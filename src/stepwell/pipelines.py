@@ -16,7 +16,7 @@ from xdsl.dialects.func import FuncOp
 from xdsl.passes import ModulePass
 from xdsl.utils.exceptions import PassFailedException, VerifyException
 
-from stepwell.compat import deep_recursion, load_entry
+from stepwell.compat import deep_recursion, load_entry, rare_collections
 from stepwell.errors import Error, InternalError
 from stepwell.pipeline_text import (
     Apply,
@@ -324,7 +324,7 @@ def run_pipeline(
         if before is not None:
             before(stage, module)
         try:
-            with deep_recursion():
+            with deep_recursion(), rare_collections():
                 stage.apply(ctx, module)
         except (PassFailedException, Error):
             raise

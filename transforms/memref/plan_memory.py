@@ -46,9 +46,6 @@ class _Buffer:
     size: SSAValue | int = 0
     offset: SSAValue | int = 0
 
-    def lives_with(self, other: "_Buffer") -> bool:
-        return self.first <= other.last and other.first <= self.last
-
 
 @dataclass(eq=False)
 class _Slot:
@@ -189,23 +186,39 @@ def _place(buffers: Sequence[_Buffer]) -> int:
         lambda b: (-b.last, -b.size),
     )
     best: tuple[int, list[int]] | None = None
+    together, least = _alive_together(buffers), _most_alive(buffers)
     for order in orders:
-        total = _place_in_order(sorted(buffers, key=order))
+        total = _place_in_order(sorted(buffers, key=order), together)
         if best is None or total < best[0]:
             best = total, [buffer.offset for buffer in buffers]  # pyright: ignore
+        if total == least:
+            break
     assert best is not None
     for buffer, offset in zip(buffers, best[1], strict=True):
         buffer.offset = offset
     return best[0]
 
 
-def _place_in_order(buffers: Sequence[_Buffer]) -> int:
+def _alive_together(buffers: Sequence[_Buffer]) -> dict[_Buffer, list[_Buffer]]:
+    """For each buffer the others that live when it does; one sweep, since a chain of n ops has n of them."""
+    together: dict[_Buffer, list[_Buffer]] = {buffer: [] for buffer in buffers}
+    alive: list[_Buffer] = []
+    for buffer in sorted(buffers, key=lambda b: b.first):
+        alive = [other for other in alive if other.last >= buffer.first]
+        for other in alive:
+            together[other].append(buffer)
+        together[buffer].extend(alive)
+        alive.append(buffer)
+    return together
+
+
+def _place_in_order(buffers: Sequence[_Buffer], together: dict[_Buffer, list[_Buffer]]) -> int:
     """Each buffer into the tightest gap that those alive with it leave."""
-    placed: list[_Buffer] = []
+    placed: set[_Buffer] = set()
     total = 0
     for buffer in buffers:
         assert isinstance(buffer.size, int)
-        taken = sorted((b.offset, b.size) for b in placed if b.lives_with(buffer))  # pyright: ignore
+        taken = sorted((b.offset, b.size) for b in together[buffer] if b in placed)  # pyright: ignore
         best, best_gap, end = None, None, 0
         for offset, size in taken:
             gap = offset - end
@@ -214,7 +227,7 @@ def _place_in_order(buffers: Sequence[_Buffer]) -> int:
             end = max(end, offset + size)
         buffer.offset = end if best is None else best
         total = max(total, buffer.offset + buffer.size)
-        placed.append(buffer)
+        placed.add(buffer)
     return total
 
 
