@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from math import prod
 
 from xdsl.dialects import arith, func, scf, tensor, vector
 from xdsl.dialects.builtin import (
@@ -732,54 +733,92 @@ class FunctionRewriter:
                 self.outputs[empty] = (i, path)
 
     def _shapes_known(self, path: Sequence[Operation], empty: tensor.EmptyOp) -> bool:
-        """Whether the extents of every tensor on the way from the output to `empty` are known at `empty`."""
-        for number, op in enumerate(path):
-            result, source = op.results[0], op.operands[0]
+        """Whether the extents of every tensor on the way from the output to `empty` follow from those of `empty`."""
+        for op in path:
             if isinstance(op, tensor.ExpandShapeOp):
-                for size in op.dynamic_output_shape:
-                    if isinstance(size, OpResult) and (
-                        size.op.parent is not empty.parent
-                        or self.aliases.order[size.op] > self.aliases.order[empty]
-                    ):
-                        return False
-            elif isinstance(op, tensor.CollapseShapeOp):
-                # One dynamic extent per group at most, and that of the empty itself.
-                if DYNAMIC_INDEX in result.type.get_shape():  # pyright: ignore
+                shape = op.result.type.get_shape()
+                several = any(
+                    sum(shape[dim] == DYNAMIC_INDEX for dim in group) > 1
+                    for group in _groups(op.reassociation)
+                )
+                if several and not all(self._known_at(size, empty) for size in op.dynamic_output_shape):
                     return False
-                last = number == len(path) - 1
-                if DYNAMIC_INDEX in source.type.get_shape() and not last:  # pyright: ignore
-                    return False
-            elif result.type != source.type and DYNAMIC_INDEX in (
-                *result.type.get_shape(),  # pyright: ignore
-                *source.type.get_shape(),  # pyright: ignore
-            ):
-                return False
         return True
+
+    def _known_at(self, value: SSAValue, place: Operation) -> bool:
+        if not isinstance(value, OpResult):
+            return True
+        # What bufferization made itself stands in front of what it looks at.
+        position = self.aliases.order.get(value.op, -1)
+        return value.op.parent is place.parent and position < self.aliases.order[place]
+
+    def _extents_through(
+        self, op: Operation, extents: list[SSAValue | int], before: Operation
+    ) -> list[SSAValue | int]:
+        """The extents of the result of the view `op` of a tensor of `extents`."""
+        shape = op.results[0].type.get_shape()  # pyright: ignore
+        if isinstance(op, tensor.CastOp):
+            return [e if s == DYNAMIC_INDEX else s for e, s in zip(extents, shape, strict=True)]
+        groups = _groups(op.properties["reassociation"])
+        through: list[SSAValue | int] = []
+        if isinstance(op, tensor.CollapseShapeOp):
+            for group in groups:
+                static = prod(e for dim in group if isinstance(e := extents[dim], int))
+                total: SSAValue | int = static
+                for dim in group:
+                    if isinstance(extent := extents[dim], SSAValue):
+                        if total == 1 and isinstance(total, int):
+                            total = extent
+                        else:
+                            total = self._value(arith.MuliOp(self._index(total), extent), before)
+                through.append(total)
+            return through
+        assert isinstance(op, tensor.ExpandShapeOp)
+        given = iter(op.dynamic_output_shape)
+        for extent, group in zip(extents, groups, strict=True):
+            sizes = [next(given) if shape[dim] == DYNAMIC_INDEX else shape[dim] for dim in group]
+            static = prod(size for size in sizes if isinstance(size, int))
+            for size in sizes:
+                if isinstance(size, SSAValue) and not self._known_at(size, before):
+                    size = extent
+                    if static != 1:
+                        size = self._value(arith.DivUIOp(self._index(extent), self.constant(static)), before)
+                through.append(size)
+        return through
 
     def _output_buffer(self, empty: tensor.EmptyOp) -> SSAValue:
         """The buffer of an output, seen with the shape of `empty`."""
         number, path = self.outputs[empty]
+        sizes = iter(empty.dynamic_sizes)
+        shapes: list[list[SSAValue | int]] = [
+            [next(sizes) if e == DYNAMIC_INDEX else e for e in empty.tensor.type.get_shape()]  # pyright: ignore
+        ]
+        for op in reversed(path):
+            shapes.append(self._extents_through(op, shapes[-1], empty))
         shaped = path[0].results[0] if path else empty.tensor
-        sizes = empty.dynamic_sizes
-        if path:
-            sizes = path[0].dynamic_output_shape if isinstance(path[0], tensor.ExpandShapeOp) else []
-        alloc = memref.AllocOp(sizes, [], memref_of(shaped.type), IntegerAttr(ALIGNMENT, i64))
+        dynamic = self._dynamic(shapes[-1], shaped.type)
+        alloc = memref.AllocOp(dynamic, [], memref_of(shaped.type), IntegerAttr(ALIGNMENT, i64))
         alloc.attributes[OUTPUT_KEY] = IntegerAttr(number, i64)
         value = self._value(alloc, empty)
         self.output_buffers[number] = value
-        for op in path:
+        for op, extents in zip(path, reversed(shapes[:-1]), strict=True):
             source = op.operands[0]
             if isinstance(op, tensor.ExpandShapeOp):
                 value = self._value(_collapse_shape(value, op.reassociation, memref_of(source.type)), empty)
             elif isinstance(op, tensor.CollapseShapeOp):
                 shape = DenseArrayBase.from_list(i64, source.type.get_shape())  # pyright: ignore
-                dynamic = empty.dynamic_sizes if DYNAMIC_INDEX in shape.get_values() else []
+                dynamic = self._dynamic(extents, source.type)
                 value = self._value(
                     _expand_shape(value, op.reassociation, shape, dynamic, source.type), empty
                 )
             else:
                 value = self._cast(value, memref_of(source.type), empty)
         return value
+
+    def _dynamic(self, extents: Sequence[SSAValue | int], type: Attribute) -> list[SSAValue]:
+        """Those of `extents` that `type` does not know."""
+        assert isinstance(type, TensorType)
+        return [self._index(e) for e, s in zip(extents, type.get_shape(), strict=True) if s == DYNAMIC_INDEX]
 
     def _return(self, last: Operation) -> None:
         if self.is_kernel:

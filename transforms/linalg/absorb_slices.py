@@ -92,6 +92,11 @@ class _Piece:
     offsets: list[Extent]
     sizes: list[Extent]
     op: Operation
+    strides: tuple[int, ...]
+
+    @property
+    def is_dense(self) -> bool:
+        return set(self.strides) <= {1}
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,7 @@ class _Place:
     image: _Image
     offsets: tuple[Extent, ...]
     sizes: tuple[Extent, ...]
+    strides: tuple[int, ...]
 
     def in_root(self) -> "_Place":
         outer = self.image.place
@@ -111,7 +117,7 @@ class _Place:
         for own, start in zip(self.offsets, outer.offsets, strict=True):
             assert isinstance(own, int) and isinstance(start, int), "a nested place is static"
             offsets.append(own + start)
-        return _Place(outer.image, tuple(offsets), self.sizes)
+        return _Place(outer.image, tuple(offsets), self.sizes, self.strides)
 
 
 @dataclass(frozen=True)
@@ -354,12 +360,14 @@ class _Host:
         last_of = {image.ops[-1]: image for image in self.images.values()}
         firsts: dict[Operation, list[_Image]] = {}
         for image in self.images.values():
-            if image.place is None:
-                assert image.first is not None
-                firsts.setdefault(image.first, []).append(image)
+            assert image.first is not None
+            firsts.setdefault(image.first, []).append(image)
         for op in list(self.block.ops):
-            for image in firsts.get(op, ()):
-                self._begin(image, op)
+            for image in sorted(firsts.get(op, ()), key=lambda image: image.place is not None):
+                if image.place is None:
+                    self._begin(image, op)
+                if image.border is not None:
+                    self._fill_border(image, op)
             if self.kernels.is_kernel(op):
                 assert isinstance(op, func.CallOp)
                 self._rewrite_call(op)
@@ -387,7 +395,7 @@ class _Host:
             and self._continues(before) is ops[0]
         ):
             ops.insert(0, before)
-        if any(set(o.static_strides.get_values()) != {1} for o in ops):
+        if any(min(o.static_strides.get_values(), default=1) < 1 for o in ops):
             return None
         if all(self._is_small(o.source.type) for o in ops):
             return None
@@ -397,16 +405,18 @@ class _Host:
                 list(get_dynamic_index_list(o.static_offsets.get_values(), o.offsets, DYNAMIC_INDEX)),
                 list(get_dynamic_index_list(o.static_sizes.get_values(), o.sizes, DYNAMIC_INDEX)),
                 o,
+                tuple(o.static_strides.get_values()),
             )
             for o in ops
         ]
         if any(len(p.sizes) != len(p.value.type.get_shape()) for p in pieces):  # pyright: ignore
             return None
         empty = ops[0].dest.owner
-        if isinstance(empty, tensor.EmptyOp) and not _overlap(pieces):
+        dense = all(p.is_dense for p in pieces)
+        if dense and isinstance(empty, tensor.EmptyOp) and not _overlap(pieces):
             sizes = _extents(empty)
             return _Image(op.result, list(ops), sizes, pieces)
-        if len(ops) > 1 and _overlap(pieces):
+        if len(ops) > 1 and not (dense and not _overlap(pieces)):
             return None
         return _Image(op.result, list(ops), [], pieces, base=ops[0].dest)
 
@@ -441,7 +451,9 @@ class _Host:
         for axis, extent in enumerate(op.result.type.get_shape()):
             if extent == DYNAMIC_INDEX and isinstance(number := sizes[axis], int):
                 sizes[axis] = self._put(arith.ConstantOp(IntegerAttr(number, _INDEX)), op)
-        return _Image(op.result, [op], sizes, [_Piece(op.source, list(low), own, op)], value.value)
+        return _Image(
+            op.result, [op], sizes, [_Piece(op.source, list(low), own, op, (1,) * len(low))], value.value
+        )
 
     @staticmethod
     def _is_small(type: Attribute) -> bool:
@@ -500,7 +512,7 @@ class _Host:
                 start = empty
             if self.order[start] < self.order[image.first]:
                 image.first = start
-            place = _Place(image, tuple(piece.offsets), tuple(piece.sizes))
+            place = _Place(image, tuple(piece.offsets), tuple(piece.sizes), piece.strides)
             self.places[piece.value] = place
             if (inner := self.images.get(piece.value)) is not None:
                 inner.place = place
@@ -518,9 +530,8 @@ class _Host:
             return None
         start: Operation | None
         if (inner := self.images.get(value)) is not None:
-            dynamic = any(not isinstance(s, int) for s in (*inner.sizes, *image.sizes))
             static = all(isinstance(o, int) for p in inner.pieces for o in p.offsets)
-            if inner.base is not None or inner.collapsed or dynamic or not static:
+            if inner.base is not None or inner.collapsed or not static:
                 return None
             start = inner.first
         else:
@@ -617,7 +628,7 @@ class _Host:
             self.order = {op: float(i) for i, op in enumerate(self.block.ops)}
 
     def _begin(self, image: _Image, before: Operation) -> None:
-        """Make the buffer of `image` and the borders in it."""
+        """Make the buffer of `image`."""
         if image.base is not None:
             self.current[image] = image.base
             return
@@ -627,9 +638,6 @@ class _Host:
         empty.location = image.ops[-1].location
         empty.tensor.name_hint = image.result.name_hint
         self.current[image] = empty.tensor
-        for inner in self.images.values():
-            if inner.border is not None and inner.root is image:
-                self._fill_border(inner, before)
 
     def _fill_border(self, image: _Image, before: Operation) -> None:
         type = image.result.type
@@ -657,7 +665,7 @@ class _Host:
     def _slice(self, place: _Place, type: Attribute) -> tensor.ExtractSliceOp:
         """The part `place` of the newest version of its buffer; in no block, a model for others."""
         return tensor.ExtractSliceOp(
-            self.current[place.image], place.offsets, place.sizes, [1] * len(place.sizes), type
+            self.current[place.image], place.offsets, place.sizes, place.strides, type
         )
 
     def _chain(self, value: SSAValue) -> tuple[SSAValue, list[_Step]]:

@@ -113,7 +113,7 @@ class _Tiling:
         """The `scf.forall`, not yet inserted; None if every tile is the whole of its dim."""
         build, root = self.build_index, self.root
         head = Block()
-        with build.inside(head):
+        with build.attempt(), build.inside(head):
             forall = self._forall(build, root)
         for op in list(head.ops):
             op.detach()
@@ -145,9 +145,9 @@ class _Tiling:
             self._generic(root, box)
             inserts = [self._insert(value, extents, box) for value in ret.arguments]
             parallel = InParallelOp(Region(Block()))
-            for value, dest, out in inserts:
+            for value, dest, out, strides in inserts:
                 parallel.region.block.add_op(
-                    ParallelInsertSliceOp(value, dest, out.offsets, out.sizes, [1] * len(out.sizes))
+                    ParallelInsertSliceOp(value, dest, out.offsets, out.sizes, strides)
                 )
             block.add_op(parallel)
         return ForallOp(
@@ -201,14 +201,19 @@ class _Tiling:
                     dims -= fixed
         return dims
 
-    def _insert(self, value: SSAValue, extents: list[Extent], box: _Box) -> tuple[SSAValue, SSAValue, _Box]:
-        """The tile of the returned `value`, the shared argument it goes into, and where."""
+    def _insert(
+        self, value: SSAValue, extents: list[Extent], box: _Box
+    ) -> tuple[SSAValue, SSAValue, _Box, Sequence[int]]:
+        """The tile of the returned `value`, the shared argument it goes into, where, and its strides there."""
         ret = _return_of(self.entry)
         position = list(ret.arguments).index(value)
         outputs = list(self.shared.values())
-        start: list[Extent] = [0] * len(value.type.get_shape())  # pyright: ignore[reportAttributeAccessIssue]
+        rank = len(value.type.get_shape())  # pyright: ignore[reportAttributeAccessIssue]
+        start: list[Extent] = [0] * rank
+        strides: Sequence[int] = [1] * rank
         if isinstance(insertion := value.owner, tensor.InsertSliceOp):
-            if insertion.dest not in self.shared or set(insertion.static_strides.get_values()) != {1}:
+            strides = insertion.static_strides.get_values()
+            if insertion.dest not in self.shared or DYNAMIC_INDEX in strides:
                 raise _CannotTile
             start = _mixed(insertion.static_offsets, insertion.offsets)
             value = insertion.source
@@ -236,8 +241,9 @@ class _Tiling:
                 raise _CannotTile
             if not whole and isinstance(extent, int) and rooted[offset][1] != extent:
                 raise _CannotTile
-        place = tuple(map(self.build_index.plus, out.offsets, start))
-        return self.made[op, own].results[value.index], outputs[position], _Box(place, out.sizes)
+        steps = map(self.build_index.times, out.offsets, strides)
+        place = _Box(tuple(map(self.build_index.plus, steps, start)), out.sizes)
+        return self.made[op, own].results[value.index], outputs[position], place, strides
 
     def _sibling(self, op: linalg.GenericOp, extents: list[Extent], box: _Box) -> None:
         """Tile an op that is returned but that the root does not read: its leading dims are the root's."""

@@ -133,6 +133,20 @@ class Program:
         )
         self.add(r, *sizes)
 
+    def spread(self) -> None:
+        """Every other element of a filled tensor."""
+        a, w, c = self.pick()
+        if w > 5 or c > 12:
+            return
+        e, f, r = self.empty(2 * w, 2 * c), self.name(), self.name()
+        t, rows = self.type(2 * w, 2 * c), "%n" if self.dynamic else str(ROWS)
+        self.lines.append(f"{f} = linalg.fill ins(%one : f32) outs({e} : {t}) -> {t}")
+        self.lines.append(
+            f"{r} = tensor.insert_slice {a} into {f}[0, 1, 0] [{rows}, {w}, {c}] [1, 2, 2] : "
+            f"{self.type(w, c)} into {t}"
+        )
+        self.add(r, 2 * w, 2 * c)
+
     def collapse(self) -> None:
         """Joined dims, a copy of that, and back: readers through views."""
         a, w, c = self.pick()
@@ -156,7 +170,7 @@ class Program:
     def text(self, length: int) -> str:
         self.values = [("%x", 4, 3), ("%y", 4, 6)]
         makers = [
-            *([self.elementwise] * 4), *([self.concat] * 3), *([self.pad] * 2), self.slice, self.sum, self.collapse
+            *([self.elementwise] * 4), *([self.concat] * 3), *([self.pad] * 2), self.slice, self.sum, self.collapse, self.spread
         ]  # fmt: skip
         while len(self.values) < length + 2:
             maker = makers[int(self.rng.integers(len(makers)))]
