@@ -73,8 +73,12 @@ class Console:
 
     def report(self, error: BaseException) -> int:
         """Show `error`; the exit status that it means."""
+        from xdsl.utils.exceptions import ParseError
+
         from stepwell.diagnostics import diagnose, exit_code_of
 
+        if isinstance(error, ParseError):
+            self.sources.setdefault(error.span.input.name, error.span.input.content)
         if self.debug:
             import traceback
 

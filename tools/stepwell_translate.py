@@ -18,6 +18,7 @@ _EXAMPLES = """examples:
   stepwell-translate --from onnx --to ir model.onnx -o model.ir     weights go to model.safetensors
   stepwell-translate --to dot kernel.ir | dot -Tsvg > kernel.svg
   stepwell-translate --to ll lowered.ir -o lowered.ll
+  stepwell-translate --from ll --to ir lowered.ll
 
 exit status: 0 done; 1 the input or a flag is wrong; 2 the input is not supported; 3 our fault
 """
@@ -99,7 +100,12 @@ def _read(options: argparse.Namespace, console: Console, ctx: "StepwellContext")
         name, text = console.read(options.input)
         module = read_module(ctx, name, text, Path(options.resources) if options.resources else None)
     else:
-        source = sys.stdin.buffer.read() if options.input == "-" else options.input
+        source = options.input
+        if options.source == "ll":
+            _, text = console.read(options.input)
+            source = text.encode() if options.input == "-" else source
+        elif options.input == "-":
+            source = sys.stdin.buffer.read()
         module = _entry("FRONTENDS", options.source)(source, ctx, _dims(options.dim))
         try:
             verify_module(module)

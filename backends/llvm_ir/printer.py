@@ -32,6 +32,7 @@ from xdsl.dialects.llvm import (
 )
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 
+from stepwell.backends.llvm_ir.intrinsics import ALIGNED, CONSTANT_ARGUMENTS, overloads
 from stepwell.diagnostics import unsupported
 
 _types: dict[Attribute, str] = {}
@@ -208,15 +209,94 @@ _CASTS = {
     )
 }  # fmt: skip
 
-_FLAG_ARGUMENT = {
-    "llvm.intr.abs": "is_int_min_poison",
-    "llvm.intr.ctlz": "is_zero_poison",
-    "llvm.intr.cttz": "is_zero_poison",
-    "llvm.intr.memcpy": "isVolatile",
-    "llvm.intr.memmove": "isVolatile",
-    "llvm.intr.memset": "isVolatile",
-}
-"""Intrinsics whose last argument is a constant i1 that the op holds as a property."""
+
+def _escaped(text: str) -> str:
+    """`text` as the inside of a quoted string of LLVM IR."""
+    return "".join(_byte_text(byte) for byte in text.encode())
+
+
+def _signature_text(type: LLVMFunctionType) -> str:
+    """The type of a callee, which a call with a variable number of arguments spells."""
+    inputs = [*(type_text(part) for part in type.inputs.data), *(["..."] if type.is_variadic else [])]
+    return f"{type_text(type.output)} ({', '.join(inputs)})"
+
+
+def inlined_text(op: Operation, type: Attribute) -> str | None:
+    """What stands for the result of a constant op, of `type`, wherever it is used; None for other ops."""
+    match op.name:
+        case "llvm.mlir.constant":
+            return constant_text(op.properties["value"], type)
+        case "llvm.mlir.addressof":
+            return symbol_text(op.properties["global_name"].root_reference.data)  # pyright: ignore
+        case "llvm.mlir.poison":
+            return "poison"
+        case "llvm.mlir.undef":
+            return "undef"
+        case "llvm.mlir.zero":
+            return "null" if isinstance(type, LLVMPointerType) else "zeroinitializer"
+    return None
+
+
+def initial_text(op: Any) -> str:
+    """The value of a global whose body builds it."""
+    parts: dict[SSAValue, Any] = {}
+    for inner in op.body.block.ops:
+        if inner.name == "llvm.return":
+            return _parts_text(parts[inner.operands[0]], inner.operands[0].type)
+        result = inner.results[0]
+        if (text := inlined_text(inner, result.type)) is not None:
+            types = None if text != "poison" else _part_types(result.type)
+            parts[result] = text if types is None else [("poison", type) for type in types]
+        elif inner.name == "llvm.insertvalue" and len(place := tuple(inner.position.iter_values())) == 1:
+            parts[result] = list(parts[inner.operands[0]])
+            parts[result][place[0]] = (parts[inner.operands[1]], inner.operands[1].type)
+        elif inner.name == "llvm.insertelement":
+            place = inner.operands[2].owner.properties["value"].value.data  # pyright: ignore
+            parts[result] = list(parts[inner.operands[0]])
+            parts[result][place] = (parts[inner.operands[1]], inner.operands[1].type)
+        elif inner.name == "llvm.getelementptr" and len(inner.operands) == 1 + len(inner.ssa_indices):
+            parts[result] = _constant_address(inner, parts)
+        elif inner.name in _CASTS:
+            target = type_text(result.type)
+            source = f"{type_text(inner.operands[0].type)} {parts[inner.operands[0]]}"
+            parts[result] = f"{_CASTS[inner.name]} ({source} to {target})"
+        else:
+            raise unsupported(inner, "has no spelling in the value of a global", "compute it at run time")
+    raise unsupported(op, "its body has no llvm.return", "return the value")
+
+
+def _constant_address(op: Any, parts: dict[SSAValue, Any]) -> str:
+    dynamic = iter(op.operands[1:])
+    indices = [
+        f"{type_text(value.type)} {parts[value]}"
+        if index == GEP_USE_SSA_VAL and (value := next(dynamic))
+        else f"i32 {index}"
+        for index in op.rawConstantIndices.iter_values()
+    ]
+    flags = _wraps(op)
+    pointer = f"{type_text(op.operands[0].type)} {parts[op.operands[0]]}"
+    return f"getelementptr{flags} ({type_text(op.elem_type)}, {pointer}, {', '.join(indices)})"
+
+
+def _part_types(type: Attribute) -> list[Attribute] | None:
+    match type:
+        case LLVMStructType():
+            return list(type.types.data)
+        case LLVMArrayType():
+            return [type.type] * type.size.data
+        case VectorType():
+            return [type.element_type] * type.get_shape()[0]
+    return None
+
+
+def _parts_text(parts: Any, type: Attribute) -> str:
+    if isinstance(parts, str):
+        return parts
+    inside = ", ".join(f"{type_text(of)} {_parts_text(part, of)}" for part, of in parts)
+    brackets = (
+        "{ }" if isinstance(type, LLVMStructType) else "[]" if isinstance(type, LLVMArrayType) else "<>"
+    )
+    return f"{brackets[:-1]}{inside}{' }' if brackets == '{ }' else brackets[-1]}"
 
 
 class _FunctionPrinter:
@@ -268,25 +348,11 @@ class _FunctionPrinter:
                 number += 1
             for op in block.ops:
                 for result in op.results:
-                    text = self._inlined(op, result)
+                    text = inlined_text(op, result.type)
                     if text is None:
                         text = f"%v{number}"
                         number += 1
                     names[result] = text
-
-    def _inlined(self, op: Operation, result: SSAValue) -> str | None:
-        match op.name:
-            case "llvm.mlir.constant":
-                return constant_text(op.properties["value"], result.type)
-            case "llvm.mlir.addressof":
-                return symbol_text(op.properties["global_name"].root_reference.data)  # pyright: ignore
-            case "llvm.mlir.poison":
-                return "poison"
-            case "llvm.mlir.undef":
-                return "undef"
-            case "llvm.mlir.zero":
-                return "null" if isinstance(result.type, LLVMPointerType) else "zeroinitializer"
-        return None
 
     def _arrivals(self, blocks: list[Block]) -> dict[Block, list[tuple[Block, list[SSAValue]]]]:
         """For each block, who jumps there with which values."""
@@ -296,14 +362,18 @@ class _FunctionPrinter:
             if last.name == "llvm.br":
                 found[last.successors[0]].append((block, list(last.operands)))
             elif last.name == "llvm.cond_br":
+                if last.then_block is last.else_block and [*last.then_arguments] != [*last.else_arguments]:
+                    raise unsupported(last, "passes different values to one block", "branch through a block")
                 for target, values in (
                     (last.then_block, last.then_arguments),
                     (last.else_block, last.else_arguments),
                 ):
                     found[target].append((block, list(values)))
-            else:
-                for target in last.successors:
-                    found[target].append((block, []))
+            elif last.name == "llvm.switch":
+                operands = iter(last.operands[1:])
+                counts = (len(last.default_operands), *last.case_operand_segments.iter_values())
+                for target, count in zip(last.successors, counts, strict=True):
+                    found[target].append((block, [next(operands) for _ in range(count)]))
         return found
 
     def _phis(self, block: Block, arrivals: list[tuple[Block, list[SSAValue]]]) -> None:
@@ -323,59 +393,17 @@ class _FunctionPrinter:
         name = op.name.removeprefix("llvm.intr.")
         arguments = [self.typed(operand) for operand in op.operands]
         types = [type_text(operand.type) for operand in op.operands]
-        overloads = _OVERLOADS.get(name, _by_result)(op)
-        if (flag := _FLAG_ARGUMENT.get(op.name)) is not None:
-            value = op.properties[flag].value.data  # pyright: ignore
-            arguments.append(f"i1 {'true' if value else 'false'}")
-            types.append("i1")
-        if name == "prefetch":
-            for key in ("rw", "hint", "cache"):
-                arguments.append(f"i32 {op.properties[key].value.data}")  # pyright: ignore
-                types.append("i32")
-        if name in _ALIGNED:
-            place = _ALIGNED[name]
+        for key in CONSTANT_ARGUMENTS.get(op.name, ()):
+            attr: Any = op.properties[key]
+            types.append(type_text(attr.type))
+            arguments.append(f"{types[-1]} {constant_text(attr, attr.type)}")
+        if (place := ALIGNED.get(op.name)) is not None:
             arguments.insert(place, f"i32 {op.properties['alignment'].value.data}")  # pyright: ignore
             types.insert(place, "i32")
-        callee = f"@llvm.{name}" + "".join(f".{_mangled(type)}" for type in overloads)
+        callee = f"@llvm.{name}" + "".join(f".{_mangled(type)}" for type in overloads(op))
         result = type_text(op.results[0].type) if op.results else "void"
         self.module.declarations[callee] = f"declare {result} {callee}({', '.join(types)})"
         self.line(op, f"call{_fast(op)} {result} {callee}({', '.join(arguments)})")
-
-
-def _by_result(op: Operation) -> list[Attribute]:
-    return [op.results[0].type]
-
-
-def _by_operands(*places: int) -> Callable[[Operation], list[Attribute]]:
-    return lambda op: [op.operands[place].type for place in places]
-
-
-_OVERLOADS: dict[str, Callable[[Operation], list[Attribute]]] = {
-    "fptosi.sat": lambda op: [op.results[0].type, op.operands[0].type],
-    "fptoui.sat": lambda op: [op.results[0].type, op.operands[0].type],
-    "powi": lambda op: [op.results[0].type, op.operands[1].type],
-    "masked.load": lambda op: [op.results[0].type, op.operands[0].type],
-    "masked.store": _by_operands(0, 1),
-    "masked.gather": lambda op: [op.results[0].type, op.operands[0].type],
-    "masked.scatter": _by_operands(0, 1),
-    "memcpy": _by_operands(0, 1, 2),
-    "memmove": _by_operands(0, 1, 2),
-    "memset": _by_operands(0, 2),
-    "stacksave": lambda op: [op.results[0].type],
-    "stackrestore": _by_operands(0),
-    "prefetch": _by_operands(0),
-    **{
-        f"vector.reduce.{kind}": _by_operands(0)
-        for kind in (
-            "add", "mul", "and", "or", "xor", "smax", "smin", "umax", "umin", "fmax", "fmin", "fmaximum",
-            "fminimum",
-        )
-    },
-    "vector.reduce.fadd": _by_operands(1),
-    "vector.reduce.fmul": _by_operands(1),
-}  # fmt: skip
-_ALIGNED = {"masked.load": 1, "masked.store": 2, "masked.gather": 1, "masked.scatter": 2}
-"""Where the alignment stands among the arguments (LLVM 22 reads this spelling and upgrades it)."""
 
 
 def _print_binary(p: _FunctionPrinter, op: Operation) -> None:
@@ -392,7 +420,10 @@ def _print_binary(p: _FunctionPrinter, op: Operation) -> None:
 
 
 def _print_cast(p: _FunctionPrinter, op: Operation) -> None:
-    p.line(op, f"{_CASTS[op.name]} {p.typed(op.operands[0])} to {type_text(op.results[0].type)}")
+    flags = " nneg" if "nonNeg" in op.properties else ""
+    if (overflow := op.properties.get("overflowFlags")) is not None:
+        flags = _WRAP[overflow.value.data if isinstance(overflow, IntegerAttr) else overflow.to_int()]  # pyright: ignore
+    p.line(op, f"{_CASTS[op.name]}{flags} {p.typed(op.operands[0])} to {type_text(op.results[0].type)}")
 
 
 def _print_fneg(p: _FunctionPrinter, op: Operation) -> None:
@@ -413,14 +444,18 @@ def _print_select(p: _FunctionPrinter, op: Any) -> None:
     p.line(op, f"select{_fast(op)} " + ", ".join(p.typed(operand) for operand in op.operands))
 
 
+def _wraps(op: Any) -> str:
+    flags = op.properties["noWrapFlags"].value.data if "noWrapFlags" in op.properties else 0
+    return (" inbounds" if flags & 1 else " nusw" if flags & 2 else "") + (" nuw" if flags & 4 else "")
+
+
 def _print_gep(p: _FunctionPrinter, op: Any) -> None:
     dynamic = iter(op.operands[1:])
     indices = [
         p.typed(next(dynamic)) if index == GEP_USE_SSA_VAL else f"i32 {index}"
         for index in op.rawConstantIndices.iter_values()
     ]
-    flags = op.properties["noWrapFlags"].value.data if "noWrapFlags" in op.properties else 0
-    inbounds = " inbounds" if flags & 1 else ""
+    inbounds = _wraps(op)
     element = type_text(op.elem_type)
     p.line(op, f"getelementptr{inbounds} {element}, {p.typed(op.operands[0])}, {', '.join(indices)}")
 
@@ -456,9 +491,12 @@ def _print_call(p: _FunctionPrinter, op: Any) -> None:
     operands = list(op.args)
     callee = p.names[operands.pop(0)] if op.callee is None else symbol_text(op.callee.root_reference.data)
     result = type_text(op.results[0].type) if op.results else "void"
+    if op.var_callee_type is not None:
+        result = _signature_text(op.var_callee_type)
     arguments = ", ".join(p.typed(operand) for operand in operands)
     tail = "" if op.TailCallKind.data.value == "none" else f"{op.TailCallKind.data.value} "
-    p.line(op, f"{tail}call{_fast(op)} {result} {callee}({arguments})")
+    convention = "" if op.CConv.cconv_name == "ccc" else f" {op.CConv.cconv_name}"
+    p.line(op, f"{tail}call{_fast(op)}{convention} {result} {callee}({arguments})")
 
 
 def _print_call_intrinsic(p: _FunctionPrinter, op: Any) -> None:
@@ -502,16 +540,18 @@ def _print_freeze(p: _FunctionPrinter, op: Any) -> None:
     p.line(op, f"freeze {p.typed(op.operands[0])}")
 
 
+def _loop(p: _FunctionPrinter, op: Any) -> str:
+    unroll = op.attributes.get(_UNROLL_KEY)
+    return "" if unroll is None else f", !llvm.loop !{p.module.loop(unroll.value.data)}"
+
+
 def _print_br(p: _FunctionPrinter, op: Any) -> None:
-    loop = ""
-    if (unroll := op.attributes.get(_UNROLL_KEY)) is not None:
-        loop = f", !llvm.loop !{p.module.loop(unroll.value.data)}"
-    p.line(op, f"br label %{p.labels[op.successors[0]]}{loop}")
+    p.line(op, f"br label %{p.labels[op.successors[0]]}{_loop(p, op)}")
 
 
 def _print_cond_br(p: _FunctionPrinter, op: Any) -> None:
     then, other = (p.labels[block] for block in op.successors)
-    p.line(op, f"br {p.typed(op.cond)}, label %{then}, label %{other}")
+    p.line(op, f"br {p.typed(op.cond)}, label %{then}, label %{other}{_loop(p, op)}")
 
 
 def _print_switch(p: _FunctionPrinter, op: Any) -> None:
@@ -565,6 +605,10 @@ _UNROLL_KEY = "stepwell.unroll"
 """On the branch back of a loop: how many iterations to put into one."""
 
 _FUNCTION_FLAGS = {"no_inline": "noinline", "no_unwind": "nounwind", "optimize_none": "optnone"}
+FUNCTION_FLAGS = {text: key for key, text in _FUNCTION_FLAGS.items()}
+"""An attribute of functions in LLVM IR to the property that says it."""
+MODULE_TEXTS = {"datalayout": "llvm.data_layout", "triple": "llvm.target_triple"}
+"""What `target` sets in LLVM IR to the attribute of the module that says it, upstream's name."""
 _VISIBILITY = ("", "hidden ", "protected ")
 _UNNAMED = ("", "local_unnamed_addr ", "unnamed_addr ")
 
@@ -592,35 +636,58 @@ class _ModulePrinter:
                     parts.append(self._function(op))
                 case _:
                     raise unsupported(op, "has no spelling in LLVM IR", "lower it before printing")
+        for word, key in MODULE_TEXTS.items():
+            if isinstance(text := module.attributes.get(key), StringAttr):
+                stream.write(f'target {word} = "{text.data}"\n')
         for part in parts:
             stream.write(part)
         for name in sorted(self.declarations):
             stream.write(f"{self.declarations[name]}\n")
         for group, number in self.attribute_groups.items():
             stream.write(f"attributes #{number} = {{ {group} }}\n")
+        if listed := self._module_attributes(module):
+            stream.write(f"!stepwell.attributes = !{{{', '.join(listed)}}}\n")
         for number, text in enumerate(self.metadata):
             stream.write(f"!{number} = {text}\n")
+
+    def _module_attributes(self, module: ModuleOp) -> list[str]:
+        """What else is known of the module, as pairs of a name and our IR's text, so that it reads back."""
+        listed: list[str] = []
+        for key, attr in module.attributes.items():
+            if key not in MODULE_TEXTS.values():
+                listed.append(f"!{len(self.metadata)}")
+                self.metadata.append(f'!{{!"{_escaped(key)}", !"{_escaped(str(attr))}"}}')
+        return listed
 
     def _global(self, op: Any) -> str:
         linkage = op.linkage.linkage.data
         type = op.global_type
         value = f" {constant_text(op.value, type)}" if op.value is not None else ""
+        if op.body.blocks:
+            value = f" {initial_text(op)}"
         if linkage != "external" and not value:
             value = " zeroinitializer"
         linkage = "" if linkage == "external" and value else f"{linkage} "
         visibility = _VISIBILITY[op.visibility_.value.data] if getattr(op, "visibility_", None) else ""
         unnamed = _UNNAMED[op.unnamed_addr.value.data] if op.unnamed_addr is not None else ""
         kind = "constant" if op.constant is not None else "global"
+        if op.addr_space.value.data:
+            kind = f"addrspace({op.addr_space.value.data}) {kind}"
+        if op.thread_local_ is not None:
+            unnamed = f"thread_local {unnamed}"
+        if op.dso_local is not None:
+            linkage = f"{linkage}dso_local "
         align = f", align {op.alignment.value.data}" if op.alignment is not None else ""
         section = f', section "{op.section.data}"' if op.section is not None else ""
         name = symbol_text(op.sym_name.data)
         return f"{name} = {linkage}{visibility}{unnamed}{kind} {type_text(type)}{value}{section}{align}\n"
 
     def _attributes(self, op: Any) -> str:
-        texts = [text for key, text in _FUNCTION_FLAGS.items() if key in op.properties]
+        words = [text for key, text in _FUNCTION_FLAGS.items() if key in op.properties]
+        texts: list[str] = []
         for entry in op.passthrough.data if op.passthrough is not None else ():
             if isinstance(entry, StringAttr):
-                texts.append(entry.data)
+                words.append(entry.data)
             else:
                 key, value = entry.data
                 texts.append(f'"{key.data}"="{value.data}"')
@@ -629,6 +696,14 @@ class _ModulePrinter:
         if op.target_features is not None:
             features = ",".join(feature.data for feature in op.target_features.features.data)
             texts.append(f'"target-features"="{features}"')
+        if op.tune_cpu is not None:
+            texts.append(f'"tune-cpu"="{op.tune_cpu.data}"')
+        if op.frame_pointer is not None:
+            texts.append(f'"frame-pointer"="{op.frame_pointer.data.value}"')
+        for key, attr in op.attributes.items():
+            value = "" if isinstance(attr, UnitAttr) else f'="{_escaped(str(attr))}"'
+            texts.append(f'"{_escaped(key)}"{value}')
+        texts = [*sorted(words), *texts]
         if not texts:
             return ""
         number = self.attribute_groups.setdefault(" ".join(texts), len(self.attribute_groups))
@@ -645,10 +720,18 @@ class _ModulePrinter:
         if type.is_variadic:
             words.append("...")
         result = type_text(type.output)
+        if op.res_attrs is not None:
+            flags = _argument_flags(op.res_attrs.data[0]).lstrip()
+            result = f"{flags} {result}" if flags else result
+        if op.CConv.cconv_name != "ccc":
+            result = f"{op.CConv.cconv_name} {result}"
         group = self._attributes(op)
+        if op.unnamed_addr is not None and (word := _UNNAMED[op.unnamed_addr.value.data]):
+            group = f" {word.rstrip()}{group}"
         visibility = _VISIBILITY[op.visibility_.value.data]
         if not op.body.blocks:
-            return f"declare {visibility}{result} {name}({', '.join(words)}){group}\n"
+            linkage = "extern_weak " if op.linkage.linkage.data == "extern_weak" else ""
+            return f"declare {linkage}{visibility}{result} {name}({', '.join(words)}){group}\n"
         printer = _FunctionPrinter(self, op)
         lines = printer.print()
         linkage = op.linkage.linkage.data
@@ -661,16 +744,19 @@ class _ModulePrinter:
         return head + "b0:\n" + "\n".join(lines) + "\n}\n"
 
 
-_ARGUMENT_FLAGS = {
-    f"llvm.{flag}": flag for flag in ("noalias", "nocapture", "nonnull", "noundef", "readonly", "writeonly")
-}
+ARGUMENT_FLAGS = {
+    f"llvm.{flag}": flag
+    for flag in ("noalias", "nocapture", "nonnull", "noundef", "readonly", "writeonly", "readnone", "nofree",
+                 "returned", "signext", "zeroext", "inreg")
+}  # fmt: skip
+"""Attributes of an argument or a result that have no argument of their own."""
 
 
 def _argument_flags(attr: Any) -> str:
     texts = []
     for key, value in attr.data.items():
-        if isinstance(value, UnitAttr) and key in _ARGUMENT_FLAGS:
-            texts.append(f" {_ARGUMENT_FLAGS[key]}")
+        if isinstance(value, UnitAttr) and key in ARGUMENT_FLAGS:
+            texts.append(f" {ARGUMENT_FLAGS[key]}")
         elif key == "llvm.align":
             texts.append(f" align {value.value.data}")
         elif key == "llvm.dereferenceable":

@@ -42,9 +42,7 @@ ORDER = (
 )  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
-ABSENT = {
-    "FRONTENDS: ll",
-}
+ABSENT: set[str] = set()
 """Registry entries that are not built yet. Entries may only leave this set."""
 
 TABLES = {"DIALECTS": DIALECTS, "PASSES": PASSES, "FRONTENDS": FRONTENDS, "BACKENDS": BACKENDS}

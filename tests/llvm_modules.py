@@ -1,0 +1,67 @@
+"""What the round trip through textual LLVM IR promises, as an equality of modules of the llvm dialect."""
+
+from xdsl.dialects.builtin import DenseIntOrFPElementsAttr, IntegerAttr, ModuleOp
+from xdsl.ir import Operation
+
+CONSTANTS = (
+    "llvm.mlir.constant",
+    "llvm.mlir.addressof",
+    "llvm.mlir.poison",
+    "llvm.mlir.undef",
+    "llvm.mlir.zero",
+)
+
+
+def same_meaning(a: ModuleOp, b: ModuleOp) -> bool:
+    """
+    Equal up to names and to where constants stand: LLVM IR writes a constant where it is used, so neither
+    its place nor how often it is written is kept. All zeros are one constant, however they are written.
+    """
+    return _normal(a).is_structurally_equivalent(_normal(b))
+
+
+def _normal(module: ModuleOp) -> ModuleOp:
+    module = module.clone()
+    for op in module.walk():
+        if op.name == "llvm.store" and op.properties.get("ordering") == IntegerAttr(0, 64):
+            del op.properties["ordering"]  # what is not said is 0
+    for op in module.ops:
+        _splat(op, "value")
+        if op.name == "llvm.func" and op.regions[0].blocks:
+            _gather(op)
+    return module
+
+
+def _splat(op: Operation, key: str) -> None:
+    attr = op.properties.get(key)
+    if isinstance(attr, DenseIntOrFPElementsAttr):
+        values = list(attr.get_values())
+        data = attr.data.data
+        size = len(data) // max(len(attr), 1)
+        if size and data == data[:size] * (len(data) // size):
+            op.properties[key] = DenseIntOrFPElementsAttr.from_list(attr.type, values[:1])
+
+
+def _gather(func: Operation) -> None:
+    """Write each constant that is used once, in front of everything, in the order of their text."""
+    found: dict[str, Operation] = {}
+    for op in list(func.walk()):
+        if op.name not in CONSTANTS:
+            continue
+        _splat(op, "value")
+        key = f"{op.name} {op.properties} {op.results[0].type}"
+        first = found.setdefault(key, op)
+        if first is not op:
+            op.results[0].replace_all_uses_with(first.results[0])
+            op.detach()
+            op.erase()
+    entry = func.regions[0].blocks[0]
+    for key in sorted(found, reverse=True):
+        op = found[key]
+        op.detach()
+        if not op.results[0].uses:
+            op.erase()
+        elif entry.first_op is None:
+            entry.add_op(op)
+        else:
+            entry.insert_op_before(op, entry.first_op)
