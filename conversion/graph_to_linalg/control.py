@@ -1,4 +1,4 @@
-"""Control flow: `graph.if` is `scf.if`, `graph.loop` is `scf.while`, on the tensors they carry."""
+"""Control flow: `graph.if` is `scf.if`, `graph.loop` `scf.while` and `graph.scan` `scf.for`, on the tensors they carry."""
 
 from typing import Any
 
@@ -6,7 +6,10 @@ from xdsl.dialects import arith, scf, tensor
 from xdsl.dialects.builtin import DYNAMIC_INDEX, TensorType, i1
 from xdsl.ir import Block, Region, SSAValue
 
+from stepwell.conversion.graph_to_linalg.indexing import loop
 from stepwell.conversion.graph_to_linalg.lowering import INDEX, Lowering, lowered_type, lowers
+from stepwell.diagnostics import unsupported
+from stepwell.dialects.graph.shape import Dim, unknown
 
 
 def _branch(low: Lowering, region: Region, types: list[Any]) -> Region:
@@ -48,22 +51,28 @@ def _if(low: Lowering, op: Any) -> list[SSAValue]:
     return list(new.results)
 
 
+_FIRST_ROOM = 16
+"""Iterations that a stacked output has room for at first, where their number is not known; it doubles."""
+_MOST_ROOM = 1 << 16
+"""A larger limit is no estimate of the number of iterations."""
+
+
 # The values carried keep a type that every iteration has: extents that the body changes are dynamic.
 @lowers("loop")
 def _loop(low: Lowering, op: Any) -> list[SSAValue]:
-    from stepwell.diagnostics import unsupported
-
     limit, go, *_ = op.operand_list()
     start = [low[v] for v in op.operand_list()[2:]]
     old = op.regions[0].block
     count = len(start)
-    if len(op.results) != count:
-        raise unsupported(op, "it collects scan outputs", "unroll it, or use Scan")
     types = [
         _wider(lowered_type(a.type), lowered_type(r.type))
-        for a, r in zip(old.args[2:], op.results, strict=True)
+        for a, r in zip(old.args[2:], op.results, strict=False)
     ]
     start = [_as(low, v, t) for v, t in zip(start, types, strict=True)]
+    known = low.known(limit) if limit is not None else None
+    stacks = [_Stack(low, op, i, known) for i in range(count, len(op.results))]
+    start += [stack.start() for stack in stacks]
+    types += [stack.type for stack in stacks]
     upper = low.scalar_index(low[limit]) if limit is not None else None
     first = _scalar(low, low[go]) if go is not None else low.constant(True, i1)
     before = Block(arg_types=[INDEX, i1, *types])
@@ -81,18 +90,151 @@ def _loop(low: Lowering, op: Any) -> list[SSAValue]:
         wide = low.value(arith.IndexCastOp(i, number.element_type))
         low.bind(old.args[0], _tensor_of(low, wide, number))
         low.bind(old.args[1], _tensor_of(low, low.constant(True, i1), flag_type))
-        for argument, value in zip(old.args[2:], carried, strict=True):
+        for argument, value in zip(old.args[2:], carried[:count], strict=True):
             low.bind(argument, value)
         again, *values = _body(low, old)
+        values[count:] = [
+            stack.pushed(total, i, value)
+            for stack, total, value in zip(stacks, carried[count:], values[count:], strict=True)
+        ]
         following = low.value(arith.AddiOp(i, low.constant(1)))
         low.add(
             scf.YieldOp(
                 following, _scalar(low, again), *(_as(low, v, t) for v, t in zip(values, types, strict=True))
             )
         )
-    loop = scf.WhileOp([low.constant(0), first, *start], [INDEX, *types], Region(before), Region(after))
-    low.add(loop)
-    return list(loop.results[1:])
+    repeat = scf.WhileOp([low.constant(0), first, *start], [INDEX, *types], Region(before), Region(after))
+    low.add(repeat)
+    ran, *results = repeat.results
+    extent = low.dim_of(ran)
+    return [
+        *results[:count],
+        *(stack.popped(total, extent) for stack, total in zip(stacks, results[count:], strict=True)),
+    ]
+
+
+class _Stack:
+    """Values of a loop's iterations along a new first axis, in a tensor that grows where their number is open."""
+
+    def __init__(self, low: Lowering, op: Any, position: int, limit: Any):
+        self.low = low
+        shape = low.result_shape(op, position)
+        self.line = shape[1:]
+        if not all(low.resolvable(e) for e in self.line):
+            raise unsupported(
+                op, f"the extents of a value that output {position} stacks are known in the body only",
+                "give the value a static shape",
+            )  # fmt: skip
+        self.element = low.result_element(op, position)
+        bound = None if limit is None else int(limit.reshape(-1)[0])
+        self.bounded = bound is not None and bound <= _MOST_ROOM
+        self.room = max(bound, 0) if bound is not None and self.bounded else _FIRST_ROOM
+        self.type = low.type_of([unknown(), *self.line], self.element)
+
+    def start(self) -> SSAValue:
+        empty = self.low.empty((self.room, *self.line), self.element)
+        return _as(self.low, empty, self.type)
+
+    def pushed(self, total: SSAValue, i: SSAValue, value: SSAValue) -> SSAValue:
+        """`total` with `value` at place `i`."""
+        low = self.low
+        if not self.bounded:
+            total = self._grown(total, i)
+        room = low.dim_of(low.value(tensor.DimOp(total, low.constant(0))))
+        low.reshaped(total, (room, *self.line))
+        piece = low.reshape(value, (1, *low.shape(value)))
+        piece = _as(low, piece, low.type_of([1, *self.line], self.element))
+        low.reshaped(piece, (1, *self.line))
+        return low.insert(piece, total, [low.dim_of(i), *[0] * len(self.line)])
+
+    def _grown(self, total: SSAValue, i: SSAValue) -> SSAValue:
+        """`total`, or a copy with twice the room where place `i` lies beyond it."""
+        low = self.low
+        room = low.value(tensor.DimOp(total, low.constant(0)))
+        full = low.value(arith.CmpiOp(i, room, "sge"))
+        more, same = Block(), Block()
+        with low.inside(more):
+            twice = low.dim_of(low.value(arith.MuliOp(room, low.constant(2))))
+            larger = low.empty((twice, *self.line), self.element)
+            sizes = (low.dim_of(room), *self.line)
+            low.reshaped(total, sizes)
+            low.add(scf.YieldOp(low.insert(total, larger, [0] * len(sizes))))
+        with low.inside(same):
+            low.add(scf.YieldOp(total))
+        return low.value(scf.IfOp(full, [self.type], Region(more), Region(same)))
+
+    def popped(self, total: SSAValue, count: Any) -> SSAValue:
+        """The first `count` places."""
+        low = self.low
+        room = low.dim_of(low.value(tensor.DimOp(total, low.constant(0))))
+        low.reshaped(total, (room, *self.line))
+        return low.slice(total, [0] * (1 + len(self.line)), [count, *self.line])
+
+
+# states = initial;  for t: states, outs[t] = body(states, inputs[t])
+@lowers("scan")
+def _scan(low: Lowering, op: Any) -> list[SSAValue]:
+    values = low.operands(op)
+    scanned = low.attr(op, "num_scan_inputs")
+    states = len(values) - scanned
+    old = op.regions[0].block
+    outputs = len(op.results) - states
+    in_axes = [
+        axis % low.rank(v)
+        for v, axis in zip(values[states:], low.attr(op, "scan_input_axes") or [0] * scanned, strict=True)
+    ]
+    out_axes = [
+        axis % len(low.result_shape(op, states + i))
+        for i, axis in enumerate(low.attr(op, "scan_output_axes") or [0] * outputs)
+    ]
+    backwards_in = low.attr(op, "scan_input_directions") or [0] * scanned
+    backwards_out = low.attr(op, "scan_output_directions") or [0] * outputs
+    extents = [low.shape(v)[axis] for v, axis in zip(values[states:], in_axes, strict=True)]
+    count = next((e for e in extents if isinstance(e, int)), extents[0])
+    types = [
+        _wider(_wider(lowered_type(v.type), lowered_type(a.type)), lowered_type(r.type))
+        for v, a, r in zip(op.operands, old.args, op.results[:states], strict=False)
+    ][:states]
+    carried = [_as(low, v, t) for v, t in zip(values[:states], types, strict=True)]
+    shapes = []
+    for i in range(outputs):
+        shape = list(low.result_shape(op, states + i))
+        shape[out_axes[i]] = count
+        if not all(low.resolvable(e) for e in shape):
+            raise unsupported(
+                op, f"the extents of a value that output {states + i} stacks are known in the body only",
+                "give the value a static shape",
+            )  # fmt: skip
+        shapes.append(shape)
+        carried.append(low.empty(shape, low.result_element(op, states + i)))
+
+    def place(t: SSAValue, backwards: int) -> Dim:
+        if not backwards:
+            return low.dim_of(t)
+        last = low.value(arith.SubiOp(low.index(count), low.constant(1)))
+        return low.dim_of(low.value(arith.SubiOp(last, t)))
+
+    def body(t: SSAValue, now: list[SSAValue]) -> list[SSAValue]:
+        for argument, value in zip(old.args[:states], now[:states], strict=True):
+            low.bind(argument, value)
+        for k, (value, axis) in enumerate(zip(values[states:], in_axes, strict=True)):
+            own = low.shape(value)
+            offsets = [place(t, backwards_in[k]) if a == axis else 0 for a in range(len(own))]
+            line = low.slice(value, offsets, [1 if a == axis else e for a, e in enumerate(own)])
+            low.bind(old.args[states + k], low.reshape(line, (*own[:axis], *own[axis + 1 :])))
+        made = _body(low, old)
+        following = [_as(low, v, t) for v, t in zip(made[:states], types, strict=True)]
+        for k, (value, axis) in enumerate(zip(made[states:], out_axes, strict=True)):
+            shape = shapes[k]
+            line = tuple(1 if a == axis else e for a, e in enumerate(shape))
+            offsets = [place(t, backwards_out[k]) if a == axis else 0 for a in range(len(shape))]
+            own = low.shape(value)
+            piece = low.reshape(value, (*own[:axis], 1, *own[axis:]))
+            piece = low.reshaped(_as(low, piece, low.type_of(line, low.element(piece))), line)
+            following.append(low.insert(piece, now[states + k], offsets))
+        return following
+
+    return loop(low, count, carried, body)
 
 
 def _tensor_of(low: Lowering, scalar: SSAValue, type: TensorType) -> SSAValue:

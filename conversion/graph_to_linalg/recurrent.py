@@ -30,12 +30,10 @@ class _Layer:
     def __init__(self, low: Lowering, op: Any, gates: int, direction: int, defaults: Sequence[str]):
         self.low, self.op, self.direction = low, op, direction
         x, w, r, b, lengths = [*low.operands(op), None, None, None][:5]
-        if low.attr(op, "layout"):
-            raise unsupported(op, "layout = 1", "transpose its input and outputs")
-        if low.attr(op, "clip") is not None:
-            raise unsupported(op, "clip is given", "export it without clipping")
+        self.batch_first = bool(low.attr(op, "layout"))
+        self.clip = low.attr(op, "clip")
         self.lengths = lengths
-        self.x = x
+        self.x = x = low.transpose(x, [1, 0, 2]) if self.batch_first else x
         self.hidden = int(low.attr(op, "hidden_size") or low.shape(r)[-1])
         self.element = low.element(x)
         self.time, self.batch, _ = low.shape(x)
@@ -48,9 +46,14 @@ class _Layer:
         unknown = [n for n in names if n not in _ACTIVATIONS]
         if unknown:
             raise unsupported(op, f"the activation {unknown[0]}", f"use {', '.join(_ACTIVATIONS)}")
-        self.functions = [_ACTIVATIONS[n] for n in names]
+        self.functions = [self._clipped(_ACTIVATIONS[n]) for n in names]
         kind = low.attr(op, "direction") or "forward"
         self.reverse = kind == "reverse" or (kind == "bidirectional" and direction == 1)
+
+    def _clipped(self, function: Callable[[Scalar], Scalar]) -> Callable[[Scalar], Scalar]:
+        """The activation of an input held between `-clip` and `clip`."""
+        clip = self.clip
+        return function if clip is None else lambda x: function(x.clamp(-clip, clip))
 
     def _cut(self, weights: SSAValue) -> SSAValue:
         """This direction's `[gates * hidden, n]` as `[n, gates * hidden]`."""
@@ -78,7 +81,20 @@ class _Layer:
         given = values[position]
         if given is None:
             return low.fill(0.0, shape, self.element)
+        if self.batch_first:
+            given = low.transpose(given, [1, 0, 2])
         return low.reshape(low.slice(given, [self.direction, 0, 0], [1, *shape]), shape)
+
+    def peepholes(self, position: int) -> list[SSAValue] | None:
+        """This direction's weights of the cell in operand `position`, one vector a gate; None if absent."""
+        low = self.low
+        given = [*low.operands(self.op), *[None] * 8][position]
+        if given is None:
+            return None
+        return [
+            low.reshape(low.slice(given, [self.direction, k * self.hidden], [1, self.hidden]), (self.hidden,))
+            for k in range(3)
+        ]
 
     def projected(self) -> SSAValue:
         """`x @ w + bias` of all steps: `[time, batch, gates * hidden]`."""
@@ -168,10 +184,15 @@ def _results(low: Lowering, op: Any, outputs: list[SSAValue], finals: list[list[
         return concat(low, grown, axis)
 
     listed = op.result_list()
+    batch_first = bool(low.attr(op, "layout"))
     made: list[SSAValue] = []
     for i, result in enumerate(listed):
-        if result is not None:
-            made.append(stacked(outputs, 1) if i == 0 else stacked([f[i - 1] for f in finals], 0))
+        if result is None:
+            continue
+        value = stacked(outputs, 1) if i == 0 else stacked([f[i - 1] for f in finals], 0)
+        if batch_first:  # [batch, time, directions, hidden] and [batch, directions, hidden]
+            value = low.transpose(value, [2, 0, 1, 3] if i == 0 else [1, 0, 2])
+        made.append(value)
     return made
 
 
@@ -184,13 +205,10 @@ def _every_direction(
     return _results(low, op, list(outputs), list(finals))
 
 
-# i, o, f, c = split(x W' + h R' + b);  C = f * C + i * g(c);  H = o * h(C)
+# i, o, f, c = split(x W' + h R' + b), i and f with a term p * C of the old C, o of the new one (peepholes);
+# C = f * C + i * g(c);  H = o * h(C)
 @lowers("lstm")
 def _lstm(low: Lowering, op: Any) -> list[SSAValue]:
-    if [*low.operands(op), *[None] * 8][7] is not None:
-        raise unsupported(op, "it has peepholes", "export it without them")
-    if low.attr(op, "input_forget"):
-        raise unsupported(op, "input_forget = 1", "export it with 0")
     return _every_direction(low, op, _lstm_direction)
 
 
@@ -200,14 +218,28 @@ def _lstm_direction(low: Lowering, op: Any, direction: int) -> tuple[SSAValue, l
     shape: Shape = (layer.batch, layer.hidden)
     bias = [] if layer.b is None else [layer.b[1]]
 
-    def cell(i: Scalar, forget: Scalar, candidate: Scalar, c: Scalar) -> Scalar:
-        return f(forget) * c + f(i) * g(candidate)
+    peepholes = layer.peepholes(7)
+    coupled = bool(low.attr(op, "input_forget"))
+    along = dims(2)[1:]
+
+    def cell(i: Scalar, forget: Scalar, candidate: Scalar, c: Scalar, *p: Scalar) -> Scalar:
+        enter = f(i + p[0] * c) if p else f(i)
+        keep = 1.0 - enter if coupled else f(forget + p[2] * c) if p else f(forget)
+        return keep * c + enter * g(candidate)
+
+    def output(o: Scalar, c: Scalar, *p: Scalar) -> Scalar:
+        return f(o + p[0] * c if p else o) * h(c)
 
     def step(piece: SSAValue, states: list[SSAValue]) -> list[SSAValue]:
         sums = layer.map(_sum, [piece, layer.recurrent(states[0]), *bias], low.shape(piece))
         enter, leave, forget, fresh = layer.gates_of(sums)
-        new = layer.map(cell, [enter, forget, fresh, states[1]], shape)
-        return [layer.map(lambda o, c: f(o) * h(c), [leave, new], shape), new]
+        d = dims(2)
+        extra = peepholes or []
+        new = layer.map(
+            cell, [enter, forget, fresh, states[1], *extra], shape, [d] * 4 + [along] * len(extra)
+        )
+        late = extra[1:2]
+        return [layer.map(output, [leave, new, *late], shape, [d] * 2 + [along] * len(late)), new]
 
     return layer.run([layer.state(5), layer.state(6)], step)
 

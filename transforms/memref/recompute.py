@@ -136,6 +136,18 @@ def upper_bound(value: SSAValue) -> int | None:
     if isinstance(owner, arith.MinUIOp | arith.MinSIOp):
         bounds = [b for b in map(upper_bound, owner.operands) if b is not None]
         return min(bounds, default=None)
+    if isinstance(owner, arith.AddiOp | arith.MaxSIOp | arith.MaxUIOp):
+        left, right = map(upper_bound, owner.operands)
+        if left is None or right is None:
+            return None
+        return left + right if isinstance(owner, arith.AddiOp) else max(left, right)
+    if isinstance(owner, arith.SubiOp | arith.MuliOp):
+        left, right = upper_bound(owner.lhs), _integer(owner.rhs)
+        if left is None or right is None:
+            return None
+        if isinstance(owner, arith.SubiOp):
+            return left - right
+        return left * right if right >= 0 else None
     return None
 
 
