@@ -58,7 +58,7 @@ class FuseElementwisePass(ModulePass):
         k = 0
         while k < len(consumer.inputs):
             value = consumer.inputs[k]
-            if (scalar := _splat_value(value)) is not None:
+            if (scalar := _splat_value(value)) is not None and not _gives_extents(consumer, k):
                 consumer = _inline_scalar(consumer, k, scalar)
             elif self._may_merge(consumer, k):
                 consumer = _merge(consumer, k)
@@ -87,6 +87,13 @@ class FuseElementwisePass(ModulePass):
             if value is consumer.inputs[k]
         )
         return reads_once or not producer.inputs
+
+
+def _gives_extents(op: linalg.GenericOp, k: int) -> bool:
+    """Whether the iterations of some dim are known from operand `k` alone."""
+    maps = maps_of(op)
+    others = {e for i, m in enumerate(maps) if i != k for e in m.results if isinstance(e, AffineDimExpr)}
+    return any(isinstance(e, AffineDimExpr) and e not in others for e in maps[k].results)
 
 
 def _body_size(op: linalg.GenericOp) -> int:
