@@ -44,7 +44,7 @@ def numpy_dtype(name: str) -> np.dtype:
 
             return np.dtype(getattr(ml_dtypes, name))
         except (ImportError, AttributeError):
-            return np.dtype(f"uint{DTYPES[name][1]}")
+            return np.dtype(f"uint{max(DTYPES[name][1], 8)}")
 
 
 @dataclass(frozen=True)

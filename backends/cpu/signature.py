@@ -13,11 +13,13 @@ ABI_VERSION = 1
 DTYPES = {
     "float64": (2, 64), "float32": (2, 32), "float16": (2, 16), "bfloat16": (4, 16),
     "float8_e4m3fn": (10, 8), "float8_e4m3fnuz": (11, 8), "float8_e5m2": (12, 8), "float8_e5m2fnuz": (13, 8),
+    "float8_e8m0fnu": (14, 8), "float4_e2m1fn": (17, 4),
+    "int4": (0, 4), "uint4": (1, 4), "int2": (0, 2), "uint2": (1, 2),
     "int64": (0, 64), "int32": (0, 32), "int16": (0, 16), "int8": (0, 8),
     "uint64": (1, 64), "uint32": (1, 32), "uint16": (1, 16), "uint8": (1, 8),
     "bool": (6, 8), "complex64": (5, 64), "complex128": (5, 128),
 }  # fmt: skip
-"""Element type to DLPack's code and width in bits."""
+"""Element type to DLPack's code and width in bits; an element of fewer than 8 takes a byte of its own."""
 
 _MLIR_NAMES = {
     "f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16", "i1": "bool",

@@ -10,6 +10,7 @@ from xdsl.ir import SSAValue
 
 from stepwell.conversion.graph_to_linalg.lowering import Lowering, is_unsigned, lowers
 from stepwell.conversion.graph_to_linalg.scalar import Scalar
+from stepwell.conversion.graph_to_linalg.small_types import decoded, encoded, is_small
 from stepwell.diagnostics import unsupported
 
 Function = Callable[..., Any]
@@ -191,12 +192,19 @@ def _cast(low: Lowering, op: Any) -> SSAValue:
     if source == target:
         return x
     element = low.result_element(op)
-    if element == low.element(x) and not isinstance(element, AnyFloat):
+    small = is_small(source) or is_small(target)
+    if element == low.element(x) and not isinstance(element, AnyFloat) and not small:
         return x  # the sign is in the ops, not in the type
-    return low.map(
-        lambda v: v.cast(element, is_unsigned(target)), [x], low.shape(x), element,
-        unsigned=[is_unsigned(source)], widen=False,
-    )  # fmt: skip
+    saturate, round_mode = low.attr(op, "saturate") != 0, low.attr(op, "round_mode") or "up"
+
+    def body(v: Scalar) -> Scalar:
+        if is_small(source):
+            v = decoded(v, source)
+        if is_small(target):
+            return encoded(v, target, saturate, round_mode)
+        return v.cast(element, is_unsigned(target))
+
+    return low.map(body, [x], low.shape(x), element, unsigned=[is_unsigned(source)], widen=False)
 
 
 @lowers("is_inf")

@@ -29,6 +29,7 @@ from xdsl.dialects.builtin import (
     TensorType,
     UnknownLoc,
     f32,
+    i8,
     i64,
 )
 from xdsl.dialects.linalg.attrs import IteratorType, IteratorTypeAttr
@@ -39,6 +40,7 @@ from xdsl.rewriter import Rewriter
 
 from stepwell.conversion.graph_to_linalg.checks import check_op
 from stepwell.conversion.graph_to_linalg.scalar import Body, Scalar
+from stepwell.conversion.graph_to_linalg.small_types import MOVES, is_small
 from stepwell.diagnostics import unsupported
 from stepwell.dialects.graph.shape import Atom, Dim, Expr, dims_of, product, unknown
 from stepwell.resources import constant_attr, value_of
@@ -82,7 +84,9 @@ def _map_attr(rank: int, results: Sequence[AffineExpr | int]) -> AffineMapAttr:
 
 
 def signless(element: Attribute) -> Attribute:
-    """The element type below graph: integers lose their sign."""
+    """The element type below graph: integers lose their sign, small types are bytes."""
+    if is_small(element):
+        return i8
     if isinstance(element, IntegerType) and element.signedness.data != Signedness.SIGNLESS:
         return IntegerType(element.width.data)
     return element
@@ -93,6 +97,14 @@ def lowered_type(type: Attribute) -> Attribute:
     if isinstance(type, TensorType):
         return TensorType(signless(type.element_type), type.shape)
     return signless(type)
+
+
+def _small_element(op: Operation) -> Attribute | None:
+    """The first element type of operands and results that arithmetic does not know."""
+    for value in (*op.operands, *op.results):
+        if isinstance(value.type, TensorType) and is_small(value.type.element_type):
+            return value.type.element_type
+    return None
 
 
 def is_unsigned(element: Attribute) -> bool:
@@ -204,6 +216,8 @@ class Lowering:
                 raise unsupported(
                     op, "it has no lowering to the tensor level yet", "express it with other operators"
                 )
+            if op.name not in MOVES and (small := _small_element(op)) is not None:
+                raise unsupported(op, f"it computes on {small}", "cast to a wider type before it")
             results = lower(self, op)
             results = [results] if isinstance(results, SSAValue) else list(results)
             assert len(results) == len(op.results), (

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from xdsl.dialects.builtin import AnyFloat, f32, i32
+from xdsl.dialects.builtin import IntegerType, f32, i32
 from xdsl.ir import SSAValue
 
 from stepwell.conversion.graph_to_linalg.contraction import matmul, to_i32
@@ -10,6 +10,7 @@ from stepwell.conversion.graph_to_linalg.convolution import add_bias, convolutio
 from stepwell.conversion.graph_to_linalg.lowering import Lowering, Shape, dims, is_unsigned, lowers
 from stepwell.conversion.graph_to_linalg.reduction import fold, highest_of, lowest_of
 from stepwell.conversion.graph_to_linalg.scalar import Scalar
+from stepwell.conversion.graph_to_linalg.small_types import decoded, encoded, is_small
 from stepwell.diagnostics import unsupported
 
 
@@ -19,7 +20,10 @@ def _parameter(low: Lowering, op: Any, value: SSAValue, rank: int, axis: int) ->
     if not own:
         return []
     if len(own) > 1:
-        raise unsupported(op, "it is quantised in blocks", "quantise by tensor or by channel")
+        block = low.attr(op, "block_size")
+        if len(own) != rank or not block:
+            raise unsupported(op, "its scale has neither one element nor one a channel", "quantise in blocks")
+        return [d // block if a == axis % rank else d for a, d in enumerate(dims(rank))]
     return [0] if own[0] == 1 else [dims(rank)[axis % rank]]
 
 
@@ -36,14 +40,21 @@ def rounded(x: Scalar, zero: Scalar | None, element: Any, unsigned: bool) -> Sca
 def _quantize_linear(low: Lowering, op: Any) -> SSAValue:
     x, scale, zero = [*low.operands(op), None][:3]
     element = low.result_element(op)
-    unsigned = is_unsigned(op.results[0].type.element_type)
-    if isinstance(element, AnyFloat):
-        raise unsupported(op, f"it quantises to {element}", "quantise to integers")
+    target = op.results[0].type.element_type
+    unsigned, saturate = is_unsigned(target), low.attr(op, "saturate") != 0
     axis, rank = low.attr(op, "axis"), low.rank(x)
     inputs = [v for v in (x, scale, zero) if v is not None]
     at = [dims(rank), *(_parameter(low, op, v, rank, axis) for v in inputs[1:])]
 
     def body(v: Scalar, s: Scalar, *z: Scalar) -> Scalar:
+        if is_small(target):
+            number = v.cast(f32) / s.cast(f32)
+            number = number.round_even() if isinstance(target, IntegerType) else number
+            if z:
+                number = number + decoded(z[0], target).cast(f32)
+            if isinstance(target, IntegerType):
+                number = number.clamp(float(lowest_of(target, unsigned)), float(highest_of(target, unsigned)))
+            return encoded(number, target, saturate)
         return rounded(v.cast(f32) / s.cast(f32), z[0] if z else None, element, unsigned)
 
     return low.map(
@@ -54,14 +65,16 @@ def _quantize_linear(low: Lowering, op: Any) -> SSAValue:
 @lowers("dequantize_linear")
 def _dequantize_linear(low: Lowering, op: Any) -> SSAValue:
     x, scale, zero = [*low.operands(op), None][:3]
-    unsigned = is_unsigned(op.operands[0].type.element_type)
+    source = op.operands[0].type.element_type
+    unsigned = is_unsigned(source)
     axis, rank = low.attr(op, "axis"), low.rank(x)
     inputs = [v for v in (x, scale, zero) if v is not None]
     at = [dims(rank), *(_parameter(low, op, v, rank, axis) for v in inputs[1:])]
 
     def body(v: Scalar, s: Scalar, *z: Scalar) -> Scalar:
-        if v.is_float:
-            raise unsupported(op, "it dequantises floats", "quantise to integers")
+        if is_small(source):
+            number = decoded(v, source).cast(f32)
+            return (number - decoded(z[0], source).cast(f32) if z else number) * s.cast(f32)
         number = v.as_integer(i32, False)
         if z:
             number = number - z[0].as_integer(i32, False)

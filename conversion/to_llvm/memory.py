@@ -415,7 +415,12 @@ def _expand_shape(low: FunctionLowering, op: Any) -> None:
         spelled.append(low.size(operand) if operand is not None else (None if size == DYNAMIC else size))
     sizes: list[Size] = []
     strides: list[Size] = []
-    for at, group in enumerate(_groups(op)):
+    groups = _groups(op)
+    if not groups:  # of rank 0: every extent is 1
+        ones = (1,) * len(wanted)
+        low.buffers[op.result] = Buffer(source.pointer, source.element, ones, ones, source.offset)
+        return
+    for at, group in enumerate(groups):
         unknown = [dim for dim in group if spelled[dim] is None]
         if unknown:
             known: Size = 1
