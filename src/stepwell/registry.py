@@ -48,6 +48,7 @@ PASSES = {
     "graph-to-linalg": f"{_CONVERSION}.graph_to_linalg:GraphToLinalgPass",
     # tensor and kernels
     "absorb-slices": f"{_LINALG}.absorb_slices:AbsorbSlicesPass",
+    "collapse-dims": f"{_LINALG}.collapse_dims:CollapseDimsPass",
     "assign-schedules": f"{_LINALG}.assign_schedules:AssignSchedulesPass",
     "form-kernels": f"{_LINALG}.form_kernels:FormKernelsPass",
     "fold-unit-reshapes": f"{_LINALG}.fold_unit_reshapes:FoldUnitReshapesPass",

@@ -46,6 +46,7 @@ llvm.func internal @ops(%x: vector<16xf32>, %p: !llvm.ptr {llvm.noalias}, %m: ve
   %17 = llvm.icmp "eq" %p, %p : !llvm.ptr
   %18 = llvm.uitofp %n : i32 to f32
   %19 = llvm.getelementptr %p[4] : (!llvm.ptr) -> !llvm.ptr, f32
+  "llvm.intr.prefetch"(%p) <{cache = 1 : i32, hint = 3 : i32, rw = 0 : i32}> : (!llvm.ptr) -> ()
   "llvm.intr.memcpy"(%p, %19, %n) <{isVolatile = false}> : (!llvm.ptr, !llvm.ptr, i32) -> ()
   "llvm.switch"(%n)[^bb1, ^bb2] <{case_values = dense<1> : vector<1xi32>, case_operand_segments = array<i32: 0>, operandSegmentSizes = array<i32: 1, 0, 0>}> : (i32) -> ()
 ^bb1:
