@@ -254,9 +254,9 @@ class Compilation:
 
     def write_native(self, emit: str, path: Path) -> None:
         """Write what `emit` names ("ll", "asm", "obj", "so") to `path`."""
-        from stepwell.backends.cpu.cache import write_atomically
         from stepwell.backends.cpu.toolchain import compile_object
         from stepwell.dialects.stepwell import target_of
+        from stepwell.files import write_atomically
 
         if emit == "so":
             self.build(path)

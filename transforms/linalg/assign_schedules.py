@@ -187,7 +187,7 @@ class _Kernel:
                 (shape.second_row, shape.second_extent, _DOT_ROWS),
             ):
                 if dim is not None:
-                    tile[to_root[dim]] = most if extent is None else min(most, extent)
+                    tile[to_root[dim]] = most if extent is None else max(1, min(most, extent))
                     vector[to_root[dim]] = _power_of_two(tile[to_root[dim]])
             rows = 0
         if shape.row is not None and rows:
@@ -206,13 +206,13 @@ class _Kernel:
         best: tuple[float, int, int] | None = None
         widths = [lanes * k for k in (_PANEL_REGISTERS, 2, 1) if lanes * k <= _MAX_LANES]
         if shape.column_extent is not None and shape.column_extent < lanes:
-            widths = [_power_of_two(shape.column_extent)]
+            widths = [_power_of_two(max(1, shape.column_extent))]
         if shape.panel:
             widths = [w for w in widths if shape.panel % w == 0] or [shape.panel]
         for width in widths:
             vectors = max(1, width // lanes)
             for rows in range(_MAX_ROWS, 0, -1):
-                if shape.row_extent is not None and rows > shape.row_extent:
+                if shape.row_extent is not None and rows > max(1, shape.row_extent):
                     continue
                 if shape.period and shape.period % rows:
                     continue
