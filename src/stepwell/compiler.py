@@ -23,6 +23,9 @@ Progress = Callable[[str, str], None]
 EMITS = ("graph", "tensor", "kernels", "loops", "memref", "llvm", "ll", "asm", "obj", "so")
 """What `--emit` can stop at, from the model down."""
 
+_SPLIT_ABOVE = 200_000
+"""Characters of LLVM IR that clang compiles in about 0.5 s; a second process costs 0.1 s."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -229,8 +232,11 @@ class Compilation:
             )
 
     def native_parts(self) -> list[str]:
-        """The textual LLVM IR of the module in two parts, for two clangs side by side."""
-        return [self.llvm_ir()]
+        """The textual LLVM IR of the module, a long one in parts for two compilers side by side."""
+        from stepwell.backends.llvm_ir import split_llvm_ir
+
+        text = self.llvm_ir()
+        return split_llvm_ir(text, 2) if len(text) > _SPLIT_ABOVE else [text]
 
     def ir_text(self) -> tuple[str, int]:
         """The module as text for a stream, and how many of its constants are in no file."""
