@@ -40,6 +40,8 @@ _MAX_ACCUMULATORS = 27
 """Beyond this clang's scheduler decides whether the accumulators of a tile stay in registers."""
 _MAX_ROWS = 8
 """More rows whose stride is a multiple of 4 KiB fall on the same L1 sets."""
+_MAX_TALL_ROWS = 24
+"""The most of a tile that is one register wide, where `pack-weights` has chosen narrow panels."""
 _ROW_LOAD, _PANEL_LOAD = 0.6, 2.0
 """
 Weights of the loads of a register tile beside its multiply-adds: one element of a row, mostly from L1, and
@@ -211,7 +213,7 @@ class _Kernel:
             widths = [w for w in widths if shape.panel % w == 0] or [shape.panel]
         for width in widths:
             vectors = max(1, width // lanes)
-            for rows in range(_MAX_ROWS, 0, -1):
+            for rows in range(_MAX_TALL_ROWS if shape.panel == lanes else _MAX_ROWS, 0, -1):
                 if shape.row_extent is not None and rows > max(1, shape.row_extent):
                     continue
                 if shape.period and shape.period % rows:
