@@ -411,6 +411,7 @@ class _Host:
         ]
         if any(len(p.sizes) != len(p.value.type.get_shape()) for p in pieces):  # pyright: ignore
             return None
+        pieces = self._joined(pieces)
         empty = ops[0].dest.owner
         dense = all(p.is_dense for p in pieces)
         if dense and isinstance(empty, tensor.EmptyOp) and not _overlap(pieces):
@@ -419,6 +420,36 @@ class _Host:
         if len(ops) > 1 and not (dense and not _overlap(pieces)):
             return None
         return _Image(op.result, list(ops), [], pieces, base=ops[0].dest)
+
+    # [x[:k], x[k:]] == x: the parts of a split that stay side by side are one piece
+    def _joined(self, pieces: list[_Piece]) -> list[_Piece]:
+        joined: list[_Piece] = []
+        k = 0
+        while k < len(pieces):
+            end, whole = k + 1, None
+            while end < len(pieces) and _follows(pieces[end - 1], pieces[end]):
+                end += 1
+            if end > k + 1:
+                whole = self._whole(pieces[k:end])
+            joined += [whole] if whole is not None else pieces[k:end]
+            k = end
+        return joined
+
+    def _whole(self, parts: Sequence[_Piece]) -> _Piece | None:
+        """The tensor that `parts`, slices of it that follow one another, are all of."""
+        first, last = parts[0].value.owner, parts[-1].value.owner
+        assert isinstance(first, tensor.ExtractSliceOp) and isinstance(last, tensor.ExtractSliceOp)
+        sizes = self._sizes_of(first.source, parts[0].op)
+        starts, begins, counts = _box(first)[0], *_box(last)
+        for size, start, begin, count in zip(sizes, starts, begins, counts, strict=True):
+            if start != 0:
+                return None
+            if begin == 0:
+                if count is not size and count != size:
+                    return None
+            elif not isinstance(begin, int) or not isinstance(count, int) or begin + count != size:
+                return None
+        return _Piece(first.source, parts[0].offsets, sizes, parts[0].op, parts[0].strides)
 
     def _continues(self, op: tensor.InsertSliceOp) -> tensor.InsertSliceOp | None:
         """The insertion into the result of `op`, if nothing else reads that."""
@@ -790,6 +821,39 @@ def _extents(empty: tensor.EmptyOp) -> list[Extent]:
 
 def _dynamic(sizes: Iterable[Extent]) -> list[SSAValue]:
     return [s for s in sizes if isinstance(s, SSAValue)]
+
+
+def _box(op: tensor.ExtractSliceOp) -> tuple[list[Extent], list[Extent]]:
+    """Offsets and sizes of a slice."""
+    return (
+        list(get_dynamic_index_list(op.static_offsets.get_values(), op.offsets, DYNAMIC_INDEX)),
+        list(get_dynamic_index_list(op.static_sizes.get_values(), op.sizes, DYNAMIC_INDEX)),
+    )
+
+
+def _follows(a: _Piece, b: _Piece) -> bool:
+    """Whether `b` lies behind `a` along one axis, both in the image and in the tensor that they are slices of."""
+    first, second = a.value.owner, b.value.owner
+    if not isinstance(first, tensor.ExtractSliceOp) or not isinstance(second, tensor.ExtractSliceOp):
+        return False
+    if first.source is not second.source or not (a.is_dense and b.is_dense):
+        return False
+    for op in (first, second):
+        if set(op.static_strides.get_values()) != {1} or len(op.static_sizes) != len(a.sizes):
+            return False
+    moved = 0
+    for axis, (size, other) in enumerate(zip(a.sizes, b.sizes, strict=True)):
+        steps = {(a.offsets[axis], b.offsets[axis]), (_box(first)[0][axis], _box(second)[0][axis])}
+        if all(before == after for before, after in steps):
+            if size is not other and size != other:
+                return False
+            continue
+        moved += 1
+        if not all(isinstance(v, int) for step in steps for v in (*step, size)):
+            return False
+        if any(before + size != after for before, after in steps):  # pyright: ignore
+            return False
+    return moved == 1
 
 
 def _is_whole(op: _View) -> bool:
