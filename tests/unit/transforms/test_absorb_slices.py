@@ -14,7 +14,7 @@ from stepwell.verification import verify_module
 STAGES = (
     "form-kernels",
     "absorb-slices",
-    "set-target{target=x86-64-v4},assign-schedules,tile-and-fuse,vectorise,linalg-to-loops",
+    "set-target{target=x86-64-v4},collapse-dims,assign-schedules,tile-and-fuse,vectorise,linalg-to-loops",
     "cse,dce,bufferize,lift-parallel,promote-scratch,cse,plan-memory",
 )
 ROWS = 5
