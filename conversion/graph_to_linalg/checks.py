@@ -40,7 +40,7 @@ def check_op(low: "Lowering", op: Operation) -> None:
     for type in results:
         for dim in dims_of(type):
             if not _is_extent(dim):
-                _check(low, dim)
+                _check(low, Premise(dim, 0, "at least"))
 
 
 def _is_extent(dim: Dim) -> bool:
@@ -57,25 +57,25 @@ def _is_extent(dim: Dim) -> bool:
     return True
 
 
-def _check(low: "Lowering", claim: "Premise | Dim") -> None:
-    """`cf.assert` of a claim that can be decided here, once in each block."""
-    dims = (claim.a, claim.b) if isinstance(claim, Premise) else (claim,)
-    if claim in low.checked or not all(map(low.resolvable, dims)):
+def _check(low: "Lowering", premise: Premise) -> None:
+    """`cf.assert` of a premise that can be decided here, once wherever it holds from then on."""
+    dims = (premise.a, premise.b)
+    if premise in low.checked or not all(map(low.resolvable, dims)):
         return
-    low.checked.add(claim)
-    values = [low.index(d) for d in dims]
-    if not isinstance(claim, Premise):
-        holds = low.value(arith.CmpiOp(values[0], low.constant(0), "sge"))
-        low.add(cf.AssertOp(holds, _message(low, f"the extent {claim} must not be negative")))
-        return
-    holds = low.value(arith.CmpiOp(*values, "eq"))
-    if claim.stretches:
+    low.checked.add(premise)
+    a, b = values = [low.index(d) for d in dims]
+    holds = low.value(arith.CmpiOp(a, b, "sge" if premise.relation == "at least" else "eq"))
+    if premise.relation == "broadcasts":
         for dim, value in zip(dims, values, strict=True):
             if isinstance(dim, Expr):
                 is_one = low.value(arith.CmpiOp(value, low.constant(1), "eq"))
                 holds = low.value(arith.OrIOp(holds, is_one))
-    must = "broadcast to each other" if claim.stretches else "be equal"
-    low.add(cf.AssertOp(holds, _message(low, f"the extents {claim.a} and {claim.b} must {must}")))
+    why = {
+        "equal": f"the extents {premise.a} and {premise.b} must be equal",
+        "broadcasts": f"the extents {premise.a} and {premise.b} must broadcast to each other",
+        "at least": f"the extent {premise.a} must be at least {premise.b}",
+    }[premise.relation]
+    low.add(cf.AssertOp(holds, _message(low, why)))
 
 
 def _message(low: "Lowering", why: str) -> str:

@@ -10,6 +10,7 @@ from xdsl.utils.exceptions import VerifyException
 from stepwell.dialects.graph.core import (
     TENSOR,
     GraphOp,
+    Premise,
     broadcast,
     channels_first,
     dims,
@@ -25,6 +26,7 @@ from stepwell.dialects.graph.core import (
     same_dim,
     same_elements,
     string,
+    take_for_granted,
 )
 from stepwell.dialects.graph.shape import Dim, ceildiv, floordiv, maximum, minimum, print_dims, tensor_type
 
@@ -220,6 +222,7 @@ class Window:
                         f"{op.name}: the window reaches over {reach} elements of spatial axis {i}, which has"
                         f" {extent} and padding {self.pads_begin[i]} + {self.pads_end[i]}"
                     )
+                take_for_granted(Premise(room + reach, reach, "at least"))
                 out = (ceildiv if ceil_mode else floordiv)(room, stride) + 1
                 if ceil_mode:
                     # A window must begin inside the input or its leading padding.

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 from xdsl.dialects.builtin import (
@@ -626,11 +626,11 @@ def laid_out(op: GraphOp, shape: Sequence[Dim]) -> list[Dim]:
 
 @dataclass(frozen=True)
 class Premise:
-    """What an op's types take for granted of two extents: that they are equal or, if `stretches`, that one is 1."""
+    """What an op's types take for granted of two extents: that `a` is equal to `b`, broadcasts with it, or is no less."""
 
     a: Dim
     b: Dim
-    stretches: bool = False
+    relation: Literal["equal", "broadcasts", "at least"] = "equal"
 
 
 _premises: ContextVar[list[Premise] | None] = ContextVar("premises", default=None)
@@ -647,20 +647,22 @@ def recorded_premises() -> Iterator[list[Premise]]:
         _premises.reset(token)
 
 
-def _take_for_granted(a: Dim, b: Dim, *, stretches: bool = False) -> None:
-    if (found := _premises.get()) is not None and a != b and not (isinstance(a, int) and isinstance(b, int)):
-        found.append(Premise(a, b, stretches))
+def take_for_granted(premise: Premise) -> None:
+    """Record a premise that only the run can decide."""
+    decided = premise.a == premise.b or (isinstance(premise.a, int) and isinstance(premise.b, int))
+    if not decided and (found := _premises.get()) is not None:
+        found.append(premise)
 
 
 def same_dim(a: Dim, b: Dim) -> bool:
     """Whether two extents may be equal: false only if both are numbers, and different."""
-    _take_for_granted(a, b)
+    take_for_granted(Premise(a, b))
     return not (isinstance(a, int) and isinstance(b, int) and a != b)
 
 
 def may_stretch(dim: Dim, to: Dim) -> bool:
     """Whether an axis of extent `dim` may broadcast to `to`: it may be 1, or the same."""
-    _take_for_granted(dim, to, stretches=True)
+    take_for_granted(Premise(dim, to, "broadcasts"))
     return not (isinstance(dim, int) and isinstance(to, int) and dim not in (1, to))
 
 
@@ -714,7 +716,7 @@ def broadcast(op: GraphOp, shapes: Sequence[Sequence[Dim]], index: int = 0) -> l
             if dim == 1 or dim == best:
                 continue
             for other in met:
-                _take_for_granted(dim, other, stretches=True)
+                take_for_granted(Premise(dim, other, "broadcasts"))
             met.append(dim)
             if best == 1:
                 best = dim

@@ -1,5 +1,6 @@
-/* Run a compiled model from C: one shape per input on the command line, as in `run_model 1x3x224x224`.
- * Every input is float32 and holds 0, 1, 2, ...; the first values of each output are printed. */
+/* Run a compiled model from C: the number of outputs and one shape per input on the command line, as in
+ * `run_model 1 1x3x224x224` (the signature, which is printed first, tells both). Every input is
+ * float32 and holds 0, 1, 2, ...; the first values of each output are printed. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -48,11 +49,14 @@ static void print_output(int index, const DLTensor *t) {
 
 int main(int argc, char **argv) {
   printf("%s\n", stepwell_signature_json());
-  int n_inputs = argc - 1, n_outputs = 1; /* the number of outputs is in the signature */
+  int n_outputs = argc > 1 ? atoi(argv[1]) : 0, n_inputs = argc - 2;
   stepwell_value inputs[MAX_VALUES], outputs[MAX_VALUES] = {0};
   int64_t shapes[MAX_VALUES][MAX_RANK];
-  if (n_inputs > MAX_VALUES) return 1;
-  for (int i = 0; i < n_inputs; i++) inputs[i] = make_input(argv[i + 1], shapes[i]);
+  if (n_outputs < 1 || n_outputs > MAX_VALUES || n_inputs > MAX_VALUES) {
+    fprintf(stderr, "usage: run_model OUTPUTS SHAPE...   (one shape per input, such as 2x3)\n");
+    return 1;
+  }
+  for (int i = 0; i < n_inputs; i++) inputs[i] = make_input(argv[i + 2], shapes[i]);
 
   stepwell_context *context = stepwell_create(NULL); /* the model's default number of threads */
   if (!context) return fail(NULL);

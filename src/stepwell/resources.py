@@ -5,7 +5,6 @@ stored once and a stage writes only the blobs that it made. The type stands in t
 a reshaped constant shares its blob. Sidecars are safetensors files, memory-mapped and read when asked for.
 """
 
-import contextlib
 import json
 import mmap
 import os
@@ -211,7 +210,7 @@ class ResourceStore:
             if path.resolve() in seen:
                 continue
             seen.add(path.resolve())
-            if not os.path.isfile(path):
+            if not path.is_file():
                 self._absent.append(path)
                 continue
             blobs, links = _map_sidecar(path)
@@ -225,7 +224,7 @@ class ResourceStore:
         """Attach the files that `module` lists; one that is missing is noted until its values are read."""
         for name in sidecars_of(module):
             path = directory / name
-            if os.path.isfile(path):
+            if path.is_file():
                 self.attach(path)
             else:
                 self._absent.append(path)
@@ -270,7 +269,7 @@ class ResourceStore:
 
     def _extend(self, file: Path, new: list[str], links: set[str]) -> None:
         """Add the blobs under `new` and the names `links` to the sidecar `file`."""
-        entries, known = _map_sidecar(file) if os.path.isfile(file) else ({}, [])
+        entries, known = _map_sidecar(file) if file.is_file() else ({}, [])
         if not new and links <= set(known):
             return
         entries |= {key: (self._blobs[key], *self._dtypes.get(key, ("", ()))) for key in new}
@@ -400,11 +399,9 @@ def write_safetensors(path: Path, blobs: _Blobs, links: Sequence[str] = ()) -> N
             for piece in pieces:
                 file.write(piece)
         os.replace(temporary, path)
-    except (OSError, ValueError) as error:
-        with contextlib.suppress(OSError, ValueError):
-            temporary.unlink()
-        reason = getattr(error, "strerror", None) or error
-        raise CompileError(f"{path}: the weights cannot be written: {reason}; give another path") from error
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise CompileError(f"{path}: the weights cannot be written: {error.strerror}") from error
 
 
 def map_safetensors(path: Path) -> _Blobs:

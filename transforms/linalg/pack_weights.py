@@ -15,7 +15,7 @@ from xdsl.dialects.builtin import (
     TensorType,
 )
 from xdsl.dialects.linalg import ops as linalg
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Operation
 from xdsl.ir.affine import AffineDimExpr, AffineExpr, AffineMap
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
@@ -36,12 +36,6 @@ _PANEL_REGISTERS = (4, 2, 1)
 """Widths of a panel in vector registers. Wider tiles need fewer loads a multiply-add (64 against 16
 columns: 1.04x measured at 16 lanes), so a narrower panel must save more than that in padding."""
 _NARROWER_COSTS = 1.03
-_FEW_ROWS = range(12, 49)
-"""
-Rows of the other factor for which panels are one register wide: weights come from memory in the time of the first tile of
-rows, so that tile should be all of them (16 rows by 3072 columns of 768: 1.3x, 32: 1.1x, 64: 0.9x). Below, one row of
-accumulators is too short a chain of work.
-"""
 
 
 @dataclass(frozen=True)
@@ -91,11 +85,7 @@ def _pack(
     extents = dict(zip(read, type.get_shape(), strict=True))
     if prod(extents[d] for d in read if d != column) < 2:
         return False
-    lanes = target.lanes(element.size)
-    rows = _extents_of(op.outputs[0], output_map(op), [d for d in written if d not in read])
-    width = (
-        lanes if prod(rows) in _FEW_ROWS and max(rows) == prod(rows) else panel_width(extents[column], lanes)
-    )
+    width = panel_width(extents[column], target.lanes(element.size))
     order = [d for d in parallel_dims(op) if d in read and d != column]
     order += [column] + [d for d in reduction_dims(op) if d in read]
     key = (source.value, tuple(order), tuple(read), width)
@@ -118,13 +108,6 @@ def _pack(
     if not source.result.uses:
         Rewriter.erase_op(source)
     return True
-
-
-def _extents_of(value: SSAValue, map: AffineMap, dims: Sequence[int]) -> list[int]:
-    """The extents of `dims`, which `map` reads one for one along axes of `value`; negative where dynamic."""
-    assert isinstance(value.type, TensorType)
-    extents = dict(zip(map.results, value.type.get_shape(), strict=True))
-    return [extents[AffineExpr.dimension(d)] for d in dims] or [1]
 
 
 def panel_width(columns: int, lanes: int) -> int:

@@ -4,8 +4,10 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import onnx.parser
 import pytest
 
+import stepwell
 from stepwell.backends.cpu.signature import c_source, canonical_signature
 from stepwell.backends.cpu.toolchain import find_driver
 
@@ -97,11 +99,40 @@ def test_example(build, clang, tmp_path):
             tmp_path / "run_model",
         ]
     )
-    lines = call([tmp_path / "run_model", "2x4"]).splitlines()
+    lines = call([tmp_path / "run_model", "1", "2x4"]).splitlines()
     want = 2 * np.arange(8) + np.tile([10, 20, 30, 40], 2)
     assert lines[-1] == "output 0, shape [2, 4]: " + " ".join(f"{v:g}" for v in want)
-    done = subprocess.run([tmp_path / "run_model", "2x5"], capture_output=True, text=True)
+    done = subprocess.run([tmp_path / "run_model", "1", "2x5"], capture_output=True, text=True)
     assert done.returncode == 1 and "axis 1 has the extent 5, expected 4" in done.stderr
+
+
+TWO_OUTPUTS = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[batch, 6] x, float[batch] s) => (float[batch, 3] y, float[batch] total)
+<float[6,3] w = {1, 0, 2, -1, 0.5, 3, 0, 1, 1, 2, -2, 0, 1, 1, 1, 0.25, 4, -1}>
+{ h = MatMul (x, w)  y = Relu (h)
+  axis = Constant <value_ints = [1]> ()  sum = ReduceSum <keepdims = 0> (y, axis)  total = Mul (sum, s) }
+"""
+
+
+@pytest.mark.parametrize("opt_level", [0, 3])
+def test_example_with_a_compiled_model(clang, tmp_path, opt_level):
+    """A model of two inputs and two outputs, from ONNX to the C program, at several extents."""
+    model = onnx.parser.parse_model(TWO_OUTPUTS)
+    stepwell.compile(model, opt_level=opt_level).save(tmp_path / "net.so")
+    source = ROOT / "examples" / "c" / "run_model.c"
+    call([*clang, *WARNINGS, source, tmp_path / "net.so", "-o", tmp_path / "run_model"])
+    weights = onnx.numpy_helper.to_array(model.graph.initializer[0])
+    for batch in (1, 5, 0):
+        lines = call([tmp_path / "run_model", "2", f"{batch}x6", f"{batch}"]).splitlines()
+        y = np.maximum(np.arange(batch * 6.0).reshape(batch, 6) @ weights, 0)
+        total = y.sum(1) * np.arange(batch)
+        for line, number, want in ((lines[-2], 0, y), (lines[-1], 1, total)):
+            values = "".join(f" {v:g}" for v in want.reshape(-1)[:16])
+            assert line == f"output {number}, shape {list(want.shape)}:{values}"
+    for shapes, word in ((["3x6", "2"], "batch"), (["3x6"], "inputs")):
+        done = subprocess.run([tmp_path / "run_model", "2", *shapes], capture_output=True, text=True)
+        assert done.returncode == 1 and done.stderr.startswith("run_model: ") and word in done.stderr
 
 
 def build_sanitized(clang, described: dict, name: str, program: str, sanitizer: str, folder: Path) -> Path:
