@@ -23,6 +23,8 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from stepwell.dialects.stepwell import target_of
 from stepwell.resources import constant_attr, value_of
 from stepwell.targets import Target
+from stepwell.transforms.linalg.assign_schedules import register_tile
+from stepwell.transforms.linalg.indices import linear
 from stepwell.transforms.linalg.structure import (
     contraction_operands,
     generic,
@@ -85,7 +87,11 @@ def _pack(
     extents = dict(zip(read, type.get_shape(), strict=True))
     if prod(extents[d] for d in read if d != column) < 2:
         return False
-    width = panel_width(extents[column], target.lanes(element.size))
+    lanes = target.lanes(element.size)
+    width = panel_width(extents[column], lanes)
+    if (rows := _window_rows(op, other)) is not None:
+        # A tile of half a panel would stride through memory.
+        width = min(width, max(lanes, register_tile(rows, extents[column], lanes, target)[1]))
     order = [d for d in parallel_dims(op) if d in read and d != column]
     order += [column] + [d for d in reduction_dims(op) if d in read]
     key = (source.value, tuple(order), tuple(read), width)
@@ -108,6 +114,34 @@ def _pack(
     if not source.result.uses:
         Rewriter.erase_op(source)
     return True
+
+
+def _window_rows(op: linalg.GenericOp, other: int) -> int | None:
+    """The extent of the innermost output dim along which a window slides, if that is known."""
+    output = op.outputs[0].type
+    assert isinstance(output, TensorType)
+    window = [e for e in maps_of(op)[other].results if not isinstance(e, AffineDimExpr)]
+    rows = {d for e in window for d in e.used_dims()}
+    reads_all = any(d in rows and e != 1 for d, e in _extents(op).items() if d in reduction_dims(op))
+    if not reads_all and all(set(terms[0].values()) == {1} for e in window if (terms := linear(e))):
+        return None  # one point without a stride: all rows and columns become one dim
+    sliding = [
+        extent
+        for extent, expr in zip(output.get_shape(), output_map(op).results, strict=True)
+        if isinstance(expr, AffineDimExpr) and expr.position in rows
+    ]
+    return sliding[-1] if sliding and sliding[-1] > 1 else None
+
+
+def _extents(op: linalg.GenericOp) -> dict[int, int]:
+    """The extent of each iteration dim that an operand has as an axis."""
+    return {
+        expr.position: extent
+        for operand, map in zip(op.operands, maps_of(op), strict=True)
+        if isinstance(operand.type, TensorType)
+        for extent, expr in zip(operand.type.get_shape(), map.results, strict=True)
+        if isinstance(expr, AffineDimExpr)
+    }
 
 
 def panel_width(columns: int, lanes: int) -> int:
