@@ -30,6 +30,10 @@ _UNKNOWN_TRIPS = 64
 """What the estimate of work takes a loop of unknown extent to run."""
 
 
+_MOST_WORK = 1 << 62
+"""Nanoseconds of an iteration that are as good as for ever."""
+
+
 @dataclass(frozen=True)
 class LiftParallelPass(ModulePass):
     """
@@ -65,7 +69,7 @@ class LiftParallelPass(ModulePass):
             if loop is not None:
                 del loop.attributes["stepwell.tiles"]
             for call in calls.get(kernel.sym_name.data, []):
-                _launch(kernel, call, bounds, max(1, round(work / register_ops_per_ns)))
+                _launch(kernel, call, bounds, min(max(1, round(work / register_ops_per_ns)), _MOST_WORK))
 
 
 def _lift(kernel: func.FuncOp) -> list[tuple[Extent, Extent, Extent]] | None:

@@ -1,6 +1,7 @@
 """The `stepwell` dialect: the facts that a whole module carries through every level."""
 
-from dataclasses import fields
+import re
+from dataclasses import MISSING, fields
 from typing import Any
 
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, FloatAttr, IntegerAttr, StringAttr, f64, i64
@@ -9,7 +10,9 @@ from xdsl.ir import Attribute, Dialect, ParametrizedAttribute
 from xdsl.irdl import irdl_attr_definition, param_def
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
+from xdsl.utils.exceptions import VerifyException
 
+from stepwell.diagnostics import compile_error
 from stepwell.targets import Target
 
 TARGET_KEY = "stepwell.target"
@@ -45,12 +48,31 @@ class TargetAttr(ParametrizedAttribute):
         return TargetAttr(DictionaryAttr(entries))
 
     def target(self) -> Target:
-        return Target(
-            **{
-                key: value.value.data if isinstance(value, IntegerAttr | FloatAttr) else value.data
-                for key, value in self.data.data.items()
-            }
-        )
+        return Target(**{key: _plain(value) for key, value in self.data.data.items()})
+
+    def verify(self) -> None:
+        entries = {key: _plain(value) for key, value in self.data.data.items()}
+        known = {field.name: field for field in fields(Target)}
+        if unknown := sorted(entries.keys() - known.keys()):
+            raise VerifyException(f"a target has no {unknown[0][:40]!r}; its entries are {', '.join(known)}")
+        for name, field in known.items():
+            if name not in entries:
+                if field.default is MISSING:
+                    raise VerifyException(f"the target lacks {name}; set-target writes all of them")
+                continue
+            value = entries[name]
+            if field.type is not type(value) and str(field.type) != type(value).__name__:
+                raise VerifyException(f"{name} of the target must be of type {field.type}")
+            if isinstance(value, str) and not _WORD.fullmatch(value):
+                raise VerifyException(f"{name} of the target is no name of letters, digits and ._+-")
+            if isinstance(value, int | float) and not 0 < value < _MOST:
+                raise VerifyException(
+                    f"{name} of the target is {value}; it must be above 0 and below {_MOST}"
+                )
+        if entries["vector_bytes"] not in (16, 32, 64) or not 8 <= entries["vector_registers"] <= 64:
+            raise VerifyException("a target has vectors of 16, 32 or 64 bytes, and 8 to 64 registers")
+        if entries["threads"] > 256 or entries.get("fp", "default") not in ("default", "strict", "fast"):
+            raise VerifyException("a target has 1 to 256 threads, and fp is default, strict or fast")
 
     @classmethod
     def parse_parameters(cls, parser: AttrParser) -> list[Attribute]:
@@ -62,10 +84,20 @@ class TargetAttr(ParametrizedAttribute):
             printer.print_attribute(self.data)
 
 
+_WORD = re.compile(r"[A-Za-z0-9._+-]{1,64}")
+_MOST = 1 << 48
+"""Above every size and rate of a machine."""
+
+
+def _plain(value: Attribute) -> Any:
+    return value.value.data if isinstance(value, IntegerAttr | FloatAttr) else getattr(value, "data", None)
+
+
 def target_of(module: _ModuleOp) -> Target:
     """The target that `set-target` wrote on `module`; an error names the missing pass."""
     attr = module.attributes.get(TARGET_KEY)
-    assert isinstance(attr, TargetAttr), "the module has no target: run `set-target` first"
+    if not isinstance(attr, TargetAttr):
+        raise compile_error(module, "the module has no target", "run set-target first")
     return attr.target()
 
 

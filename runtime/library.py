@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.backends.cpu.manifest import digest_of, open_verified
-from stepwell.errors import RunError
+from stepwell.errors import RunError, shown
 
 VALUE_WORDS = 7
 """
@@ -67,7 +67,7 @@ class Library:
         return context
 
     def error_text(self, context: int | None) -> str:
-        return (self.last_error(context) or b"no message").decode(errors="replace")
+        return shown((self.last_error(context) or b"no message").decode(errors="replace"), 1024)
 
     def close(self) -> None:
         _ctypes.dlclose(self.handle._handle)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from stepwell.backends.cpu.signature import DTYPES, is_symbol
-from stepwell.errors import RunError
+from stepwell.errors import RunError, shown
 from stepwell.runtime.library import (
     DATA,
     DEVICE,
@@ -202,7 +202,7 @@ class Model:
     def __call__(self, *values: Any) -> Any:
         """The outputs for the inputs in order: one as it is, several as a tuple."""
         if len(values) != len(self._inputs):
-            names = ", ".join(self._input_names)
+            names = shown(", ".join(self._input_names))
             raise RunError(
                 f"{self._name}: {len(values)} inputs, expected {len(self._inputs)} ({names}); pass them"
                 f" in this order"
@@ -221,7 +221,7 @@ class Model:
 
     @property
     def _name(self) -> str:
-        return str(self.metadata.get("graph_name") or self.path.name)
+        return shown(str(self.metadata.get("graph_name") or self.path.name))
 
     def _new_frame(self) -> _Frame:
         context = self._library.create_context(self.threads, self._flags)
@@ -254,7 +254,7 @@ class Model:
                 for axis in slot.open_axes:
                     words[start + axis] = shape[axis]
             if not value.flags.c_contiguous:
-                value = np.ascontiguousarray(value).reshape(shape)
+                value = _contiguous(slot, value)
             keep.append(value)
             words[slot.at_data] = _address(value)
         results: list[Any] = []
@@ -284,15 +284,15 @@ class Model:
         return results
 
     def _wrong_names(self, inputs: Any) -> RunError:
-        expected = ", ".join(self._input_names) or "none"
+        expected = shown(", ".join(self._input_names)) or "none"
         if not isinstance(inputs, Mapping):
             return RunError(
                 f"{self._name}: inputs are {type(inputs).__name__}, expected a dict of {expected}; name them"
             )
         missing = [name for name in self._input_names if name not in inputs]
         unknown = [str(name) for name in inputs if name not in self._input_names]
-        text = [f"missing {', '.join(missing)}"] if missing else []
-        text += [f"unknown {', '.join(unknown)}"] if unknown else []
+        text = [f"missing {shown(', '.join(missing))}"] if missing else []
+        text += [f"unknown {shown(', '.join(unknown))}"] if unknown else []
         return RunError(f"{self._name}: inputs: {'; '.join(text)}; expected {expected}; pass exactly these")
 
 
@@ -322,7 +322,7 @@ def _adopt(slot: _Slot, value: Any) -> np.ndarray:
     """An array on the same memory, for what is not exactly a NumPy array."""
     if isinstance(value, np.ndarray | np.generic):
         return np.asarray(value)
-    name = f"input '{slot.info.name}'"
+    name = f"input '{shown(slot.info.name)}'"
     if hasattr(value, "__dlpack__"):
         try:
             return np.from_dlpack(value)
@@ -336,17 +336,26 @@ def _adopt(slot: _Slot, value: Any) -> np.ndarray:
     )
 
 
+def _contiguous(slot: _Slot, value: np.ndarray) -> np.ndarray:
+    try:
+        return np.ascontiguousarray(value).reshape(value.shape)
+    except MemoryError:
+        raise RunError(
+            f"input '{shown(slot.info.name)}': no memory to copy {value.nbytes} bytes; pass a contiguous array"
+        ) from None
+
+
 def _wrong_dtype(slot: _Slot, value: np.ndarray) -> RunError:
     return RunError(
-        f"input '{slot.info.name}': dtype {value.dtype.str if value.dtype.byteorder == '>' else value.dtype},"
+        f"input '{shown(slot.info.name)}': dtype {value.dtype.str if value.dtype.byteorder == '>' else value.dtype},"
         f" expected {slot.dtype}; convert it with .astype('{slot.dtype}')"
     )
 
 
 def _no_output(slot: _Slot, symbols: Mapping[str, int], error: Exception) -> RunError:
-    sizes = ", ".join(f"{name} = {extent}" for name, extent in symbols.items())
+    sizes = shown(", ".join(f"{name} = {extent}" for name, extent in symbols.items()))
     return RunError(
-        f"output '{slot.info.name}': no array of shape [{', '.join(map(str, slot.shape))}] for"
+        f"output '{shown(slot.info.name)}': no array of shape [{', '.join(map(str, slot.shape))}] for"
         f" {sizes or 'it'}:"
         f" {error}; pass inputs of other extents"
     )
@@ -355,8 +364,8 @@ def _no_output(slot: _Slot, symbols: Mapping[str, int], error: Exception) -> Run
 def _bind(slot: _Slot, shape: tuple[int, ...], symbols: dict[str, int]) -> None:
     """Check a shape against the signature, and note what its symbols stand for."""
     want = slot.info.shape
-    text = f"[{', '.join(map(str, want))}]"
-    name = f"input '{slot.info.name}'"
+    text = f"[{shown(', '.join(map(str, want)))}]"
+    name = f"input '{shown(slot.info.name)}'"
     if len(shape) != len(want):
         raise RunError(
             f"{name}: rank {len(shape)} (shape {list(shape)}), expected {len(want)} ({text}); reshape it"
@@ -370,7 +379,7 @@ def _bind(slot: _Slot, shape: tuple[int, ...], symbols: dict[str, int]) -> None:
                 )
         elif is_symbol(expected) and symbols.setdefault(expected, extent) != extent:
             raise RunError(
-                f"{name}: axis {axis} has the extent {extent}, but '{expected}' is {symbols[expected]}"
+                f"{name}: axis {axis} has the extent {extent}, but '{shown(expected)}' is {symbols[expected]}"
                 f" elsewhere;"
                 f" make both the same"
             )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stepwell.errors import RunError, UnsupportedError
+from stepwell.errors import RunError, UnsupportedError, shown
 from stepwell.runtime.model import Model, TensorInfo, numpy_dtype
 
 PROVIDER = "CPUExecutionProvider"
@@ -196,9 +196,9 @@ class InferenceSession(ABC):
         try:
             return [results[name] for name in output_names]
         except KeyError as error:
-            names = ", ".join(self._output_names)
+            names = shown(", ".join(self._output_names))
             raise RunError(
-                f"InferenceSession.run: no output {error.args[0]!r}; choose of {names}, or pass None for all"
+                f"InferenceSession.run: no output '{shown(str(error.args[0]))}'; choose of {names}, or pass None for all"
             ) from None
 
     def _array(self, name: str, value: Any) -> Any:
@@ -272,8 +272,8 @@ class IOBinding:
         if device_type != "cpu":
             raise UnsupportedError(f"IOBinding: output '{name}' on '{device_type}'; bind it to 'cpu'")
         if name not in self._session._output_names:
-            names = ", ".join(self._session._output_names)
-            raise RunError(f"IOBinding: no output '{name}'; choose of {names}")
+            names = shown(", ".join(self._session._output_names))
+            raise RunError(f"IOBinding: no output '{shown(name)}'; choose of {names}")
         self._wanted.append(name)
 
     def clear_binding_inputs(self) -> None:

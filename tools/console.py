@@ -1,11 +1,15 @@
 """What the command line tools share: arguments that raise, files that explain, errors with a place."""
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from xdsl.dialects.builtin import ModuleOp
 
     from stepwell.compat import StepwellContext
@@ -33,6 +37,8 @@ class Console:
         self.sources: dict[str, str] = {}
         """Text of the files that were read, for source lines in messages."""
         self.debug = False
+        self.new_files: list[Path] = []
+        """Sidecars that were made for the output; they go if it cannot be written."""
 
     def parser(self, description: str, epilog: str) -> argparse.ArgumentParser:
         """An argument parser that writes to this console; a wrong argument is status 1."""
@@ -60,15 +66,20 @@ class Console:
 
     def write(self, path: str | None, text: str) -> None:
         """Write `text` to the file at `path`, or to standard output."""
+        from pathlib import Path
+
         from stepwell.errors import Error
+        from stepwell.files import write_atomically
 
         if path is None:
             self.stdout.write(text)
             return
         try:
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(text)
+            write_atomically(Path(path), text.encode("utf-8"))
         except OSError as error:
+            for file in self.new_files:
+                with contextlib.suppress(OSError, ValueError):
+                    file.unlink()
             raise Error(f"{path}: cannot be written: {error.strerror}; give another path") from error
 
     def report(self, error: BaseException) -> int:
@@ -88,21 +99,29 @@ class Console:
 
 
 def module_text_of(
-    options: argparse.Namespace, ctx: "StepwellContext", module: "ModuleOp"
+    console: Console, options: argparse.Namespace, ctx: "StepwellContext", module: "ModuleOp"
 ) -> tuple[str, int]:
     """The text of `module` as the flags ask for it, and how many of its constants have no file."""
     from pathlib import Path
 
     from stepwell.ir_files import module_text
+    from stepwell.resources import sidecar_of
 
-    return module_text(
+    output = Path(options.output) if options.output else None
+    resources = Path(options.resources) if options.resources else None
+    sidecar = resources or (sidecar_of(output) if output is not None else None)
+    is_new = sidecar is not None and not os.path.exists(sidecar)
+    result = module_text(
         module,
         ctx,
-        Path(options.output) if options.output else None,
-        Path(options.resources) if options.resources else None,
+        output,
+        resources,
         generic=options.mlir_print_op_generic,
         debuginfo=options.print_debuginfo,
     )
+    if sidecar is not None and is_new:
+        console.new_files.append(sidecar)
+    return result
 
 
 def warn_of_unwritten(console: Console, unwritten: int) -> None:

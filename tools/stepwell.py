@@ -295,7 +295,11 @@ def _load(arguments: argparse.Namespace, threads: int, err: TextIO) -> Any:
 
 
 def _run(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
+    from io import BytesIO
+
     import numpy as np
+
+    from stepwell.files import write_atomically
 
     if arguments.check and arguments.model.endswith(".so"):
         raise RunError("--check needs the model's .onnx file, not the compiled library")
@@ -310,7 +314,9 @@ def _run(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
         directory = Path(arguments.output_dir)
         directory.mkdir(parents=True, exist_ok=True)
         for i, (name, value) in enumerate(outputs.items()):
-            np.save(directory / f"{_file_name(name, i)}.npy", value)
+            stream = BytesIO()
+            np.save(stream, value)
+            write_atomically(directory / f"{_file_name(name, i)}.npy", stream.getvalue())
     if arguments.check:
         return _check(arguments, model, feeds, outputs, out)
     return 0

@@ -150,7 +150,7 @@ class _Run:
 
     def _text(self, ctx: "StepwellContext", module: "ModuleOp") -> str:
         """New constants go to --resources, else beside the output: `out.ir` to `out.safetensors`."""
-        text, unwritten = module_text_of(self.options, ctx, module)
+        text, unwritten = module_text_of(self.console, self.options, ctx, module)
         warn_of_unwritten(self.console, unwritten)
         return text
 

@@ -83,7 +83,7 @@ def _translate(options: argparse.Namespace, console: Console) -> int:
         _entry("BACKENDS", options.to)(module, out)
         console.write(options.output, out.getvalue())
         return 0
-    text, unwritten = module_text_of(options, ctx, module)
+    text, unwritten = module_text_of(console, options, ctx, module)
     warn_of_unwritten(console, unwritten)
     console.write(options.output, text)
     return 0

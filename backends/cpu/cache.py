@@ -7,6 +7,7 @@ verified when it is read, and a damaged one is removed and built again.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.errors import CompileError
+from stepwell.files import write_atomically
 
 _LIMIT_BYTES = 8 << 30
 """Of all entries; the least recently used go first."""
@@ -209,21 +211,6 @@ def _touch(path: Path) -> None:
         os.utime(path)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Make `path` hold `data`: all of it or, on any failure, what it held before."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-
-
 # --- keys of whole models ---
 
 
@@ -291,8 +278,13 @@ def external_locations(data: bytes | mmap.mmap) -> list[str] | None:
 
 def _file_digest(path: Path, memo: Path) -> tuple[str, list[str] | None]:
     """SHA-256 and external files of a model file, remembered by device, inode, size and mtime."""
-    with path.open("rb") as file:
-        status = os.fstat(file.fileno())
+    descriptor = os.open(
+        path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    )  # to open a pipe waits for a writer
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
         identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         entry = memo / key_of(*map(str, identity))
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -328,6 +320,6 @@ def model_key(path: str | os.PathLike[str], options: Sequence[str] | dict[str, A
             if os.path.isabs(location) or ".." in Path(location).parts:
                 return None
             parts += [location, _file_digest(path.parent / location, memo)[0]]
-    except (OSError, CompileError):
+    except (OSError, ValueError, CompileError):  # ValueError: a name with a NUL
         return None
     return key_of(*parts)

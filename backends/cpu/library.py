@@ -31,6 +31,7 @@ from stepwell.backends.cpu.toolchain import (
     runtime_object,
 )
 from stepwell.errors import CompileError
+from stepwell.files import umask
 from stepwell.targets import Target
 
 ALIGNMENT_BYTES = 64
@@ -179,7 +180,7 @@ def install(source: Path, out: Path, move: bool = False) -> None:
     """
     if move:  # not flushed to disk, which takes seconds: what a power cut tears, the manifest's hash finds
         with contextlib.suppress(OSError):
-            source.chmod(source.stat().st_mode & ~_umask())
+            source.chmod(source.stat().st_mode & ~umask())
             os.replace(source, out)
             return
     try:
@@ -191,7 +192,7 @@ def install(source: Path, out: Path, move: bool = False) -> None:
             shutil.copyfileobj(origin, to, 1 << 20)
             to.flush()
             os.fsync(to.fileno())
-            os.fchmod(to.fileno(), source.stat().st_mode & 0o777 & ~_umask())
+            os.fchmod(to.fileno(), source.stat().st_mode & 0o777 & ~umask())
         os.replace(name, out)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -199,11 +200,3 @@ def install(source: Path, out: Path, move: bool = False) -> None:
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(out)) from None
         raise
-
-
-def _umask() -> int:
-    """This process's umask, read without setting it (that would race with other threads)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("Umask:"):
-            return int(line.split()[1], 8)
-    return 0o022

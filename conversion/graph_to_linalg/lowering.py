@@ -6,6 +6,7 @@ value: a symbol is `tensor.dim` of the value that defines it, right behind it; a
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -41,7 +42,7 @@ from xdsl.rewriter import Rewriter
 from stepwell.conversion.graph_to_linalg.checks import check_op
 from stepwell.conversion.graph_to_linalg.scalar import Body, Scalar
 from stepwell.conversion.graph_to_linalg.small_types import MOVES, is_small
-from stepwell.diagnostics import unsupported
+from stepwell.diagnostics import compile_error, unsupported
 from stepwell.dialects.graph.shape import Atom, Dim, Expr, dims_of, product, unknown
 from stepwell.resources import constant_attr, value_of
 
@@ -65,6 +66,23 @@ def lowers(*names: str) -> Callable[[Lower], Lower]:
         return function
 
     return enter
+
+
+MAX_BYTES = 32 << 30
+"""No value of a model may take more memory."""
+
+MAX_TABLE = 1 << 26
+"""Most elements of a table that a lowering makes of an operator's extents."""
+
+
+def _bytes_of(element: Attribute) -> int:
+    return max(1, getattr(element, "bitwidth", 64) // 8)
+
+
+def shape_text(type: TensorType[Attribute]) -> str:
+    """The extents in a message, cut where there are many."""
+    extents = ["?" if extent == DYNAMIC_INDEX else str(extent) for extent in type.get_shape()]
+    return "x".join(extents[:8]) + ("x..." if len(extents) > 8 else "")
 
 
 def dims(count: int) -> list[AffineExpr]:
@@ -209,6 +227,8 @@ class Lowering:
     def convert(self, op: Operation) -> None:
         """Lower a graph op with the table; copy any other."""
         outer, self.op = self.op, op
+        for result in op.results:
+            self.check_size(result.type)
         if op.name.startswith("graph."):
             check_op(self, op)
             lower = LOWERINGS.get(op.name)
@@ -440,7 +460,26 @@ class Lowering:
     # Tensors
 
     def type_of(self, shape: Sequence[Dim], element: Attribute) -> TensorType[Attribute]:
+        if prod(d for d in shape if isinstance(d, int) and d > 0) * 8 > MAX_BYTES:
+            self.check_size(TensorType(element, [d if isinstance(d, int) else DYNAMIC_INDEX for d in shape]))
         return TensorType(element, [d if isinstance(d, int) else DYNAMIC_INDEX for d in shape])
+
+    def check_size(self, type: Attribute) -> None:
+        """Refuse a tensor whose known extents alone need more memory than a value may take."""
+        if not isinstance(type, TensorType):
+            return
+        count = prod(extent for extent in type.get_shape() if extent > 0)
+        if count > MAX_BYTES // 16 and (size := count * _bytes_of(type.element_type)) > MAX_BYTES:
+            assert self.op is not None, "sizes are those of values of a graph op"
+            why = f"a value of {size / 2**30:.0f} GiB ({shape_text(type)}) is above the limit of {MAX_BYTES >> 30} GiB"
+            raise compile_error(self.op, why, "use smaller extents")
+
+    def check_table(self, op: Operation, entries: int) -> None:
+        """Refuse a table of constants, computed from extents, that would fill the memory."""
+        if entries > MAX_TABLE:
+            raise compile_error(
+                op, f"it needs a table of {entries} numbers, above {MAX_TABLE}", "use smaller extents"
+            )
 
     def empty(self, shape: Sequence[Dim], element: Attribute) -> SSAValue:
         sizes = [self.index(d) for d in shape if isinstance(d, Expr)]
@@ -767,6 +806,7 @@ class Lowering:
                 for n, lo, hi in zip(own, lows, highs, strict=True)
             ],
         )
+        self.check_size(type)
         op = tensor.PadOp(
             value,
             [x for x in lows if isinstance(x, SSAValue)],

@@ -1,6 +1,7 @@
 """Pooling: a reduction over windows; the extents of the window come from an empty tensor, as in upstream's."""
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,9 @@ def _average_pool(low: Lowering, op: Any) -> SSAValue:
     if (low.attr(op, "auto_pad") or "NOTSET").startswith("SAME"):
         pads = [int(p) for p in (*window.low, *window.high)]  # pyright: ignore
     number = np.ones((), np.float32)
+    low.check_table(op, prod(int(n) for n in out))  # pyright: ignore
     for axis in range(count):
+        low.check_table(op, int(out[axis]) * window.extents[axis])  # pyright: ignore
         along = _counts(window, axis, int(sizes[axis]), int(out[axis]), include, pads)  # pyright: ignore
         number = np.multiply.outer(number, along.astype(np.float32))
     d = dims(low.rank(total))

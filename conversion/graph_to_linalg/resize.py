@@ -100,6 +100,7 @@ def _resize(low: Lowering, op: Any) -> SSAValue:
     for axis in range(rank):
         if shape[axis] == out[axis] and (scales[axis] == 1.0 and transformation != "tf_crop_and_resize"):
             continue
+        low.check_table(op, int(out[axis]))  # pyright: ignore
         place = _coordinates(transformation, int(out[axis]), int(shape[axis]), scales[axis], roi[axis])  # pyright: ignore
         x = _resample(low, op, x, axis, place, mode, int(shape[axis]), transformation, outside)  # pyright: ignore
     return x

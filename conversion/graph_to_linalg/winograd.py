@@ -41,9 +41,9 @@ def transforms(tile: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def transformed_filters(weights: np.ndarray, tile: int) -> np.ndarray:
     """`G g G^T` of `weights[oc, ic, 3, 3]` as `[(tile + 2)^2, ic, oc]`; computed in float64 and rounded once."""
     _, g, _ = transforms(tile)
-    wide = np.matmul(np.matmul(g, weights.astype(np.float64)), g.T)
-    oc, ic, n, _ = wide.shape
-    return np.ascontiguousarray(wide.transpose(2, 3, 1, 0).reshape(n * n, ic, oc).astype(weights.dtype))
+    oc, ic = weights.shape[:2]
+    columns = weights.transpose(2, 3, 1, 0).reshape(_TAPS * _TAPS, ic * oc).astype(np.float64)
+    return (np.kron(g, g) @ columns).astype(weights.dtype).reshape(-1, ic, oc)
 
 
 def winograd(

@@ -6,13 +6,16 @@ from typing import Any
 from xdsl.context import Context
 from xdsl.dialects.builtin import DenseIntOrFPElementsAttr as DenseAttr
 from xdsl.dialects.builtin import (
+    FloatAttr,
     IndexType,
     IntegerAttr,
     MemRefType,
     ModuleOp,
     NoneAttr,
     SymbolRefAttr,
-    TensorType,
+    VectorType,
+    f64,
+    i1,
     i8,
     i32,
     i64,
@@ -29,6 +32,7 @@ from stepwell.conversion.to_llvm.core import (
     Buffer,
     FunctionLowering,
     Handler,
+    Size,
     function_type_of,
     prove_converted,
     static_shape,
@@ -59,6 +63,13 @@ _UNKNOWN_WORK_NS = 1_000
 _LOAD_POINTER: dict[str, Attribute] = {"alignment": IntegerAttr(8, i64), "ordering": IntegerAttr(0, i64)}
 
 
+_TOO_LARGE = 1 << 48
+"""Bytes that no process can have, and sums of some ten thousand of which still fit 64 bits."""
+
+_OLE = 5
+"""The predicate of `fcmp`: ordered and less or equal."""
+
+
 class _HostLowering(FunctionLowering):
     """Adds the context, the argument arrays of launches and the ways out to what every function has."""
 
@@ -76,6 +87,31 @@ class _HostLowering(FunctionLowering):
         self.dims_of: dict[int, Any] = {}
         self._slots: dict[str, tuple[SSAValue, Operation]] = {}
         self._failed: Block | None = None
+
+    def multiply(self, a: Size, b: Size) -> Size:
+        """
+        `a * b` of extents; at least 2^48 where it would be more, which no allocation can give: a size that
+        wrapped round would be a small buffer with large extents.
+        """
+        product = super().multiply(a, b)
+        if isinstance(product, int):
+            return min(product, _TOO_LARGE)
+        if a == 1 or b == 1:
+            return product
+        return self._cached(("bounded", product), lambda: self._bounded(a, b, product))
+
+    def _bounded(self, a: Size, b: Size, product: SSAValue) -> SSAValue:
+        wide = [
+            self.constant(FloatAttr(float(x), f64), f64)
+            if isinstance(x, int)
+            else self.emit("sitofp", (x,), f64)
+            for x in (a, b)
+        ]
+        estimate = self.emit("fmul", wide, f64, {"fastmathFlags": self.strict})
+        limit = self.constant(FloatAttr(float(_TOO_LARGE), f64), f64)
+        properties = {"predicate": IntegerAttr(_OLE, i64), "fastmathFlags": self.strict}
+        fits = self.emit("fcmp", (estimate, limit), i1, properties)
+        return self.select(fits, product, self.integer(_TOO_LARGE))
 
     def runtime(self, name: str, operands: list[SSAValue]) -> SSAValue:
         type = _RUNTIME[name]
@@ -130,7 +166,7 @@ class _HostLowering(FunctionLowering):
         name = f"stepwell_message_{len(self.messages)}"
         if text not in self.messages:
             data = [*text.encode(), 0]
-            value = DenseAttr.from_list(TensorType(i8, [len(data)]), data)
+            value = DenseAttr.from_list(VectorType(i8, [len(data)]), data)
             self.messages[text] = GlobalOp(
                 LLVMArrayType(len(data), i8), name, "private", constant=True, value=value
             )
@@ -285,7 +321,16 @@ def _define_inputs(low: _HostLowering, main: Any) -> None:
         low.buffers[arg] = low.contiguous(pointer, type, sizes)
 
 
+def _multiply(low: Any, op: Any) -> None:
+    if not isinstance(op.results[0].type, IndexType):
+        SCALARS["arith.muli"](low, op)
+        return
+    product = low.multiply(low.size(op.operands[0]), low.size(op.operands[1]))
+    low.define(op.results[0], low.integer_of(product))
+
+
 _HOST: dict[str, Handler] = {
+    "arith.muli": _multiply,
     "schedule.arena": _arena,
     "schedule.launch": _launch,
     "memref.alloc": _alloc,

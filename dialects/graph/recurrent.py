@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
+from xdsl.dialects.builtin import IntegerType
 from xdsl.ir import Attribute
 from xdsl.irdl import operand_def, opt_operand_def, opt_result_def
 from xdsl.utils.exceptions import VerifyException
@@ -47,7 +48,37 @@ class RecurrentOp(GraphOp):
         require_same(self, weights[0], directions, "first extent of the weights and number of directions")
         require_same(self, weights[2], shape[2], "last extent of the weights and of the input")
         require_same(self, weights[1], hidden * self.GATES, f"rows of the weights and {self.GATES} * hidden")
+        require_same(
+            self, recurrent[0], directions, "first extent of the recurrent weights and of directions"
+        )
+        require_same(
+            self,
+            recurrent[1],
+            hidden * self.GATES,
+            f"rows of the recurrent weights and {self.GATES} * hidden",
+        )
         time, batch = (shape[1], shape[0]) if layout else (shape[0], shape[1])
+        state = [batch, directions, hidden] if layout else [directions, batch, hidden]
+        operands = {
+            "b": [directions, hidden * (2 * self.GATES)],
+            "sequence_lens": [batch],
+            "initial_h": state,
+            "initial_c": state,
+            "p": [directions, hidden * 3],
+        }
+        for name, want in operands.items():
+            if (value := getattr(self, name, None)) is None:
+                continue
+            for axis, (extent, other) in enumerate(
+                zip(require_rank(self, value, len(want)), want, strict=True)
+            ):
+                require_same(self, extent, other, f"extent {axis} of {name} and what the other operands say")
+            if name == "sequence_lens" and not isinstance(element_type(value), IntegerType):
+                raise VerifyException(
+                    f"{self.name}: sequence_lens has elements of type {element_type(value)}, not i32"
+                )
+            if name != "sequence_lens" and element_type(value) != element_type(x):
+                raise VerifyException(f"{self.name}: {name} has other elements than the input")
         found = element_type(x)
         last = tensor_type([batch, directions, hidden] if layout else [directions, batch, hidden], found)
         all_ = [batch, time, directions, hidden] if layout else [time, directions, batch, hidden]

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import count
+from math import prod
 from typing import TypeAlias, Union
 
 from xdsl.dialects.builtin import DYNAMIC_INDEX, ArrayAttr, IntAttr, StringAttr, TensorType
@@ -541,10 +542,21 @@ def _symbolic_type(dims: tuple[Dim, ...], element: Attribute) -> TensorType[Attr
     return TensorType(element, shape, ShapeAttr(ArrayAttr([_dim_attr(d) for d in dims])))
 
 
+MAX_RANK = 64
+"""numpy's limit as well."""
+
+MAX_ELEMENTS = 1 << 47
+"""Bytes of a process's address space; an extent of 0 does not excuse the others."""
+
+
 def tensor_type(dims: Sequence[Dim], element: Attribute) -> TensorType[Attribute]:
     """The tensor type of these extents; one that is static throughout has no encoding."""
     key = tuple(dims)
+    if len(key) > MAX_RANK:
+        raise VerifyException(f"a result would have rank {len(key)}, more than {MAX_RANK}")
     if all(type(d) is int for d in key):
+        if prod(d or 1 for d in key) > MAX_ELEMENTS:  # pyright: ignore[reportArgumentType]
+            raise VerifyException(f"a result of the extents [{print_dims(key)}] cannot be addressed")
         for d in key:
             if d < 0:  # pyright: ignore[reportOperatorIssue]
                 raise VerifyException(f"a result would have the negative extent {d} in [{print_dims(key)}]")

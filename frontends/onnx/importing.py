@@ -70,6 +70,7 @@ from stepwell.frontends.onnx.vetting import (
 )
 
 _A = onnx.AttributeProto
+_DATA_TYPES = onnx.TensorProto.DataType
 
 
 def _names_an_extent(name: str) -> bool:
@@ -277,7 +278,10 @@ class Importer:
                 extents.append(renamed[name])
             else:
                 extents.append(self.fresh_symbol())
-        return tensor_type(extents, element)
+        try:
+            return tensor_type(extents, element)
+        except VerifyException as error:
+            raise failure(where, str(error), "use smaller extents") from None
 
     def _element(self, kind: int, where: str) -> Attribute:
         element = ONNX_ELEMENTS.get(kind)
@@ -528,6 +532,7 @@ class Importer:
             formal = schema.inputs[min(place, len(schema.inputs) - 1)]
             if value is None and formal.option == onnx.defs.OpSchema.FormalParameterOption.Single:
                 raise failure(call.where, f"the input {formal.name} is absent", "export the model again")
+        self._check_types(call, schema)
         for name, value in call.attributes.items():
             formal = schema.attributes.get(name)
             if formal is None:
@@ -541,6 +546,22 @@ class Importer:
         for name, formal in schema.attributes.items():
             if formal.required and name not in call.attributes:
                 raise failure(call.where, f"the attribute {name} is missing", "export the model again")
+
+    def _check_types(self, call: Call, schema: onnx.defs.OpSchema) -> None:
+        """Each input has a type that its operator takes, and equal ones where the operator wants them so."""
+        allowed, variables = _input_types(schema.name, schema.domain, schema.since_version)
+        bound: dict[str, Attribute] = {}
+        for place, value in enumerate(call.operands):
+            if value is None or not isinstance(value.type, TensorType):
+                continue
+            at = min(place, len(allowed) - 1)
+            element = value.type.element_type
+            name = schema.inputs[at].name
+            if allowed[at] and element not in allowed[at]:
+                raise failure(call.where, f"the input {name} has elements of type {element}", "cast it first")
+            if (variable := variables[at]) and bound.setdefault(variable, element) != element:
+                why = f"the input {name} has elements of type {element}, others of type {bound[variable]}"
+                raise failure(call.where, why, "cast one of them")
 
     def _constant_node(self, call: Call) -> SSAValue:
         values = [(n, v) for n, v in call.attributes.items() if n.startswith(("value", "sparse_value"))]
@@ -807,6 +828,34 @@ def _schema(op: str, domain: str, version: int) -> onnx.defs.OpSchema | None:
         return onnx.defs.get_schema(op, min(version, (1 << 31) - 1), domain)
     except onnx.defs.SchemaError:
         return None
+
+
+@lru_cache(maxsize=1024)
+def _input_types(op: str, domain: str, version: int) -> tuple[list[frozenset[Attribute]], list[str]]:
+    """
+    Of each formal input of an operator: the element types it takes (none: it takes more than tensors), and
+    the name of the type that it shares with others ("": it shares none).
+    """
+    schema = _schema(op, domain, version)
+    assert schema is not None
+    constraints = {entry.type_param_str: entry.allowed_type_strs for entry in schema.type_constraints}
+    allowed, variables = [], []
+    for formal in schema.inputs:
+        texts = constraints.get(formal.type_str, [formal.type_str])
+        tensors = all(text.startswith("tensor(") for text in texts)
+        allowed.append(
+            frozenset(_ELEMENTS[t[7:-1]] for t in texts if t[7:-1] in _ELEMENTS) if tensors else frozenset()
+        )
+        shared = tensors and formal.type_str in constraints and formal.is_homogeneous
+        variables.append(formal.type_str if shared else "")
+    return allowed, variables
+
+
+_ELEMENTS = {_DATA_TYPES.Name(kind).lower(): element for kind, element in ONNX_ELEMENTS.items()} | {
+    "float": ONNX_ELEMENTS[1],
+    "double": ONNX_ELEMENTS[11],
+}
+"""Element types by their name in the schemas of ONNX."""
 
 
 @lru_cache(maxsize=1024)

@@ -4,6 +4,7 @@ import mmap
 import os
 import stat
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Self
 
@@ -191,8 +192,10 @@ def checked_count(dims: list[int], where: str) -> int:
         if extent < 0:
             raise failure(where, f"a tensor with the extent {extent}", "extents are at least 0")
         count *= extent
-    if count > MAX_TENSOR_BYTES:
-        raise failure(where, f"a tensor of {count} elements", f"the limit is {MAX_TENSOR_BYTES} bytes")
+    if prod(extent or 1 for extent in dims) > MAX_TENSOR_BYTES:
+        raise failure(
+            where, f"a tensor {dims[:8]} of too many elements", f"the limit is {MAX_TENSOR_BYTES} bytes"
+        )
     return count
 
 

@@ -110,6 +110,11 @@ void *stepwell_rt_output(stepwell_context *c, int64_t index, int64_t rank, const
   const stepwell_slot *s = &m->outputs[index];
   output *o = &c->outputs[index];
   size_t bytes;
+  for (int64_t i = 0; i < rank; i++)
+    if (dims[i] < 0)
+      return fail(c, "output '%s': axis %d would have the extent %lld; pass inputs of other extents", s->name, (int)i,
+                  (long long)dims[i]),
+             NULL;
   if (!byte_count(s, dims, &bytes)) return fail(c, "output '%s' is too large to be addressed", s->name), NULL;
   stepwell_value *v = &c->caller[index];
   if (v->kind == STEPWELL_TENSOR && v->as.tensor.data) {

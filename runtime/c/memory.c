@@ -61,8 +61,12 @@ void chunks_free(stepwell_context *context) {
   context->chunks = NULL;
 }
 
+/* Generated code computes sizes that never wrap round: what would need more is at least this, or negative. */
+static const int64_t TOO_LARGE = (int64_t)1 << 48;
+static const char too_large[] = "values of the extents of this run do not fit any memory; pass inputs of other extents";
+
 void *stepwell_rt_alloc(stepwell_context *context, int64_t bytes) {
-  if (bytes < 0) return fail(context, "allocation of a negative size, %lld bytes", (long long)bytes), NULL;
+  if (bytes < 0 || bytes >= TOO_LARGE) return fail(context, "%s", too_large), NULL;
   size_t size = round_up((size_t)bytes, ALIGNMENT);
   chunk *c = context->chunks;
   if (!c || c->memory.capacity - c->used < size) {
@@ -82,7 +86,8 @@ void *stepwell_rt_alloc(stepwell_context *context, int64_t bytes) {
 }
 
 void *stepwell_rt_arena(stepwell_context *context, int64_t bytes) {
-  if (bytes < 0 || !block_reserve(&context->arena, (size_t)bytes))
+  if (bytes < 0 || bytes >= TOO_LARGE) return fail(context, "%s", too_large), NULL;
+  if (!block_reserve(&context->arena, (size_t)bytes))
     return fail(context, "out of memory: %lld bytes of working memory", (long long)bytes), NULL;
   if (context->flags & STEPWELL_POISON) memset(context->arena.data, 0xff, context->arena.capacity);
   return context->arena.data;

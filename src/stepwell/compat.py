@@ -48,6 +48,8 @@ from stepwell.resources import ResourceStore
 
 MAX_REGION_DEPTH = 256
 MAX_ATTRIBUTE_DEPTH = 1000
+MAX_ALIAS_SIZE = 10_000
+_ALIAS = re.compile(r"[!#][A-Za-z_][\w.$]*")
 _MAX_DENSE_BYTES = 1 << 31
 _RECURSION_LIMIT = 40_000
 """Python frames that `MAX_REGION_DEPTH` and `MAX_ATTRIBUTE_DEPTH` need, with a margin."""
@@ -279,6 +281,7 @@ class StepwellParser(Parser):
             self._line_starts.append(start + 1)
             start = input.find("\n", start + 1)
         self._op_starts: list[int] = []
+        self._alias_sizes: dict[str, int] = {}
         self._region_depth = 0
         self._attribute_depth = 0
 
@@ -351,6 +354,17 @@ class StepwellParser(Parser):
         region = super().parse_optional_region(arguments)
         self._region_depth -= 1
         return region
+
+    def _parse_alias_def(self) -> None:
+        """Limit: aliases that double each other would be a type of 2^n parts, and to hash one visits them all."""
+        start = self._current_token.span.start
+        super()._parse_alias_def()
+        name, *used = _ALIAS.findall(
+            self._current_token.span.input.content, start, self._current_token.span.start
+        )
+        size = self._alias_sizes[name] = 1 + sum(self._alias_sizes.get(other, 1) for other in used)
+        if size > MAX_ALIAS_SIZE:
+            self.raise_error(f"the alias {name[:40]} stands for more than {MAX_ALIAS_SIZE} parts", start)
 
     def _deeper(self) -> None:
         self._attribute_depth += 1

@@ -23,6 +23,9 @@ Progress = Callable[[str, str], None]
 EMITS = ("graph", "tensor", "kernels", "loops", "memref", "llvm", "ll", "asm", "obj", "so")
 """What `--emit` can stop at, from the model down."""
 
+_SPLIT_ABOVE = 200_000
+"""Characters of LLVM IR that clang compiles in about 0.5 s; a second process costs 0.1 s."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -68,6 +71,8 @@ class Compilation:
     ctx: "StepwellContext" = field(init=False)
     module: "ModuleOp" = field(init=False)
     timings: list[PassTiming] = field(default_factory=list)
+    arena_bytes: int | None = None
+    """Working memory of one run; None before "memref", and where it follows from extents known at run time."""
     start: int = 0
     """The first of `LEVELS` that the model as it was read is not at."""
     _source: Any = None
@@ -96,6 +101,8 @@ class Compilation:
         last = LEVELS.index(stage)
         while self._next <= last:
             self._run(LEVELS[self._next])
+            if LEVELS[self._next] == "memref":
+                self.arena_bytes = arena_bytes(self.module)
             self.ctx.resources.keep(resource_keys(self.module))
             self._next += 1
         return self.module
@@ -229,8 +236,11 @@ class Compilation:
             )
 
     def native_parts(self) -> list[str]:
-        """The textual LLVM IR of the module in two parts, for two clangs side by side."""
-        return [self.llvm_ir()]
+        """The textual LLVM IR of the module, a long one in parts for two compilers side by side."""
+        from stepwell.backends.llvm_ir import split_llvm_ir
+
+        text = self.llvm_ir()
+        return split_llvm_ir(text, 2) if len(text) > _SPLIT_ABOVE else [text]
 
     def ir_text(self) -> tuple[str, int]:
         """The module as text for a stream, and how many of its constants are in no file."""
@@ -254,9 +264,9 @@ class Compilation:
 
     def write_native(self, emit: str, path: Path) -> None:
         """Write what `emit` names ("ll", "asm", "obj", "so") to `path`."""
-        from stepwell.backends.cpu.cache import write_atomically
         from stepwell.backends.cpu.toolchain import compile_object
         from stepwell.dialects.stepwell import target_of
+        from stepwell.files import write_atomically
 
         if emit == "so":
             self.build(path)
@@ -274,14 +284,11 @@ class Compilation:
 
     def report(self) -> str:
         """Kernels, weights and memory in a few lines."""
-        from stepwell.dialects.stepwell import plain_data
-
         weights = sum(array.nbytes for _, array in self.weights())
         names = [op.sym_name.data for op in self.module.body.block.ops if hasattr(op, "sym_name")]
-        memory = plain_data(self.module.attributes.get("stepwell.arena_bytes"))
         lines = [f"functions: {len(names)}", f"weights: {weights / 1e6:.1f} MB"]
-        if memory is not None:
-            lines.append(f"arena: {memory / 1e6:.1f} MB")
+        if self.arena_bytes is not None:
+            lines.append(f"arena: {self.arena_bytes / 1e6:.1f} MB")
         return "\n".join(lines)
 
 
@@ -441,7 +448,6 @@ def inspect_model(path: str, dims: Mapping[str, int] | None = None) -> dict[str,
     from collections import Counter
 
     from stepwell.conversion.graph_to_linalg import LOWERINGS
-    from stepwell.dialects.stepwell import plain_data
     from stepwell.errors import UnsupportedError
     from stepwell.resources import resource_keys
 
@@ -465,10 +471,23 @@ def inspect_model(path: str, dims: Mapping[str, int] | None = None) -> dict[str,
         if not left:
             facts["operations"] = operations(compilation.lower_to("tensor"))
             compilation.lower_to("memref")
-            facts["arena_bytes"] = plain_data(module.attributes.get("stepwell.arena_bytes"))
+            facts["arena_bytes"] = compilation.arena_bytes
     except UnsupportedError as error:
         facts["unsupported"] = [line.strip() for line in str(error).split("\n") if line.strip()]
     return facts
+
+
+def arena_bytes(module: "ModuleOp") -> int | None:
+    """The size of the arena of a module at "memref"; None where it is computed at run time."""
+    from xdsl.dialects.arith import ConstantOp
+    from xdsl.dialects.builtin import IntegerAttr
+
+    for op in module.walk():
+        if op.name == "schedule.arena":
+            size = op.operands[0].owner
+            known = isinstance(size, ConstantOp) and isinstance(size.value, IntegerAttr)
+            return size.value.value.data if known else None  # pyright: ignore
+    return 0
 
 
 def operations(module: "ModuleOp") -> int | None:

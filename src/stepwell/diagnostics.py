@@ -175,5 +175,11 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {_short(str(error).split(chr(10))[0])}"
 
 
+def first_line(text: str) -> str:
+    """What an exception says, in one line of at most three excerpts' length."""
+    line = text.strip().split("\n", 1)[0]
+    return line if len(line) <= 3 * _EXCERPT else f"{line[: 3 * _EXCERPT]}..."
+
+
 def _short(text: str) -> str:
     return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}..."

@@ -33,3 +33,10 @@ class InternalError(Error):
 
 class RunError(Error):
     """A compiled model was called wrongly, or failed while running."""
+
+
+def shown(text: str, limit: int = 200) -> str:
+    """What the user gave, in a message: unprintable characters escaped, at most `limit` characters."""
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:limit])
+    return text if len(text) <= limit else f"{text[:limit]}..."

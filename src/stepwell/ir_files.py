@@ -1,5 +1,7 @@
 """IR in files: the text of a module and, beside it, the sidecar with the values of its large constants."""
 
+import contextlib
+import os
 from pathlib import Path
 
 from xdsl.dialects.builtin import ModuleOp
@@ -8,6 +10,7 @@ from xdsl.utils.exceptions import ParseError, VerifyException
 from stepwell.compat import StepwellContext, parse_module, print_module
 from stepwell.diagnostics import diagnose
 from stepwell.errors import CompileError, VerifyError
+from stepwell.files import write_atomically
 from stepwell.resources import sidecar_of
 from stepwell.verification import verify_module
 
@@ -19,9 +22,9 @@ def read_module(ctx: StepwellContext, name: str, text: str, resources: Path | No
     """
     module = parse_module(ctx, text, name)
     ctx.resources.attach_listed(module, Path(name).parent)
-    if (own := sidecar_of(Path(name))).is_file():
+    if os.path.isfile(own := sidecar_of(Path(name))):
         ctx.resources.attach(own)
-    if resources is not None and resources.is_file():
+    if resources is not None and os.path.isfile(resources):
         ctx.resources.attach(resources)
     verify_module(module)
     return module
@@ -65,8 +68,12 @@ def module_text(
 
 def write_module_file(module: ModuleOp, ctx: StepwellContext, path: Path, heading: str = "") -> None:
     """Write `module` to `path`, `heading` above it, and the values that no file holds yet to its sidecar."""
+    had_sidecar = os.path.exists(sidecar_of(path))
     text, _ = module_text(module, ctx, path)
     try:
-        path.write_text(heading + text, encoding="utf-8")
+        write_atomically(path, (heading + text).encode("utf-8"))
     except OSError as error:
+        if not had_sidecar:
+            with contextlib.suppress(OSError, ValueError):
+                sidecar_of(path).unlink()
         raise CompileError(f"{path}: cannot be written: {error.strerror}; give another path") from error

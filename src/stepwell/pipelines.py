@@ -17,7 +17,8 @@ from xdsl.passes import ModulePass
 from xdsl.utils.exceptions import PassFailedException, VerifyException
 
 from stepwell.compat import deep_recursion, load_entry, rare_collections
-from stepwell.errors import Error, InternalError
+from stepwell.diagnostics import one_line
+from stepwell.errors import CompileError, Error, InternalError
 from stepwell.pipeline_text import (
     Apply,
     Nest,
@@ -330,9 +331,12 @@ def run_pipeline(
                 stage.apply(ctx, module)
         except (PassFailedException, Error):
             raise
+        except MemoryError as error:
+            raise CompileError(
+                f"pass {stage}: the program does not fit into memory; make it smaller"
+            ) from error
         except Exception as error:
-            what = f"{type(error).__name__}: {error}".split("\n")[0]
-            raise InternalError(f"pass {stage} failed: {what}") from error
+            raise InternalError(f"pass {stage} failed: {one_line(error)}") from error
         if after is not None:
             after(stage, module)
         if verify_each:

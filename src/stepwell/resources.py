@@ -5,6 +5,7 @@ stored once and a stage writes only the blobs that it made. The type stands in t
 a reshaped constant shares its blob. Sidecars are safetensors files, memory-mapped and read when asked for.
 """
 
+import contextlib
 import json
 import mmap
 import os
@@ -210,7 +211,7 @@ class ResourceStore:
             if path.resolve() in seen:
                 continue
             seen.add(path.resolve())
-            if not path.is_file():
+            if not os.path.isfile(path):
                 self._absent.append(path)
                 continue
             blobs, links = _map_sidecar(path)
@@ -224,7 +225,7 @@ class ResourceStore:
         """Attach the files that `module` lists; one that is missing is noted until its values are read."""
         for name in sidecars_of(module):
             path = directory / name
-            if path.is_file():
+            if os.path.isfile(path):
                 self.attach(path)
             else:
                 self._absent.append(path)
@@ -269,7 +270,7 @@ class ResourceStore:
 
     def _extend(self, file: Path, new: list[str], links: set[str]) -> None:
         """Add the blobs under `new` and the names `links` to the sidecar `file`."""
-        entries, known = _map_sidecar(file) if file.is_file() else ({}, [])
+        entries, known = _map_sidecar(file) if os.path.isfile(file) else ({}, [])
         if not new and links <= set(known):
             return
         entries |= {key: (self._blobs[key], *self._dtypes.get(key, ("", ()))) for key in new}
@@ -399,9 +400,11 @@ def write_safetensors(path: Path, blobs: _Blobs, links: Sequence[str] = ()) -> N
             for piece in pieces:
                 file.write(piece)
         os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise CompileError(f"{path}: the weights cannot be written: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        with contextlib.suppress(OSError, ValueError):
+            temporary.unlink()
+        reason = getattr(error, "strerror", None) or error
+        raise CompileError(f"{path}: the weights cannot be written: {reason}; give another path") from error
 
 
 def map_safetensors(path: Path) -> _Blobs:

@@ -1,12 +1,14 @@
 """Whether IR is valid: every op's own rules, SSA dominance, and rules that xDSL leaves unchecked."""
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
     AffineMapAttr,
     FunctionType,
+    IntegerAttr,
     IntegerType,
     MemRefType,
     ModuleOp,
@@ -21,11 +23,17 @@ from xdsl.traits import IsolatedFromAbove, IsTerminator, NoTerminator, SymbolTab
 from xdsl.utils.exceptions import VerifyException
 
 from stepwell.compat import deep_recursion
-from stepwell.diagnostics import InvalidIR
+from stepwell.diagnostics import InvalidIR, first_line
 from stepwell.dominance import dominator_tree
 
 _MAX_INTEGER_WIDTH = (1 << 24) - 1
 """As in MLIR."""
+
+
+_MAX_RANK = 64
+_MAX_VECTOR_ELEMENTS = 1 << 16
+_MAX_ELEMENTS = 1 << 47
+"""Bytes of the address space of a process: sizes and offsets never leave 64 bits."""
 
 
 def verify_module(module: Operation) -> None:
@@ -56,11 +64,15 @@ class _Verifier:
         except InvalidIR:
             raise
         except VerifyException as error:
-            raise InvalidIR(op, str(error)) from error
+            if op.has_trait(IsolatedFromAbove, value_if_unregistered=False):
+                # xDSL prints the whole function where a value comes from outside: name the use instead.
+                for region in op.regions:
+                    self.region(op, region, set())
+            raise InvalidIR(op, first_line(str(error))) from error
         except Exception as error:
             # xDSL's verifiers assume more of the attributes' types than they check, or raise bare Exceptions.
             what = "" if type(error) is Exception else f"breaks its verifier: {type(error).__name__}: "
-            raise InvalidIR(op, f"{what}{error}") from error
+            raise InvalidIR(op, first_line(f"{what}{error}")) from error
         for region in op.regions:
             isolated = op.has_trait(IsolatedFromAbove, value_if_unregistered=False)
             self.region(op, region, set() if isolated else defined)
@@ -155,7 +167,15 @@ def _wrong_type(kind: Attribute) -> str | None:
     if isinstance(kind, VectorType):
         if any(extent <= 0 for extent in kind.get_shape()):
             return f"{kind} has an extent that is not positive"
+        if prod(kind.get_shape()) > _MAX_VECTOR_ELEMENTS:
+            return f"{kind} has more than {_MAX_VECTOR_ELEMENTS} elements"
         return _wrong_element(kind, kind.element_type, _SHAPED_OR_FUNCTION)
+    if isinstance(kind, TensorType | MemRefType):
+        shape = kind.get_shape()
+        if len(shape) > _MAX_RANK:
+            return f"a {kind.name} has rank {len(shape)}, more than {_MAX_RANK}"
+        if prod(extent if extent > 0 else 1 for extent in shape) > _MAX_ELEMENTS:
+            return f"{kind} holds more elements than can be addressed"
     if isinstance(kind, TensorType):
         return _wrong_element(kind, kind.element_type, _SHAPED_OR_FUNCTION)
     if isinstance(kind, MemRefType):
@@ -237,6 +257,19 @@ def _indices(shaped: str) -> _Rule:
         return None if len(op.indices) == rank else f"has {len(op.indices)} indices for rank {rank}"
 
     return rule
+
+
+def _dim(op: Any) -> str | None:
+    rank = len(op.source.type.get_shape()) if hasattr(op.source.type, "get_shape") else None
+    owner = op.index.owner
+    value = (
+        owner.properties.get("value")
+        if isinstance(owner, Operation) and owner.name == "arith.constant"
+        else None
+    )
+    if rank is None or not isinstance(value, IntegerAttr) or 0 <= value.value.data < rank:
+        return None
+    return f"has no axis {value.value.data}: its operand has rank {rank}"
 
 
 def _dynamic_sizes(op: Any) -> str | None:
@@ -365,10 +398,12 @@ _RULES: dict[str, _Rule] = {
     "llvm.return": _llvm_return,
     "memref.alloc": _dynamic_sizes,
     "memref.alloca": _dynamic_sizes,
+    "memref.dim": _dim,
     "memref.load": _indices("memref"),
     "memref.store": _indices("memref"),
     "memref.subview": _slice("source", "result"),
     "scf.while": _while,
+    "tensor.dim": _dim,
     "tensor.empty": _dynamic_sizes,
     "tensor.extract": _indices("tensor"),
     "tensor.extract_slice": _slice("source", "result"),

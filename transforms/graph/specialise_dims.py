@@ -10,7 +10,7 @@ from xdsl.passes import ModulePass
 from xdsl.utils.exceptions import VerifyException
 
 from stepwell.diagnostics import compile_error
-from stepwell.dialects.graph import OptionalType, SequenceType, dims_of, tensor_type
+from stepwell.dialects.graph import GraphOp, OptionalType, SequenceType, dims_of, tensor_type
 from stepwell.dialects.graph.shape import substitute, symbols_of
 from stepwell.dialects.stepwell import DIM_NAMES_KEY, plain_data
 from stepwell.transforms.graph.emitter import blocks_of, functions_of, set_type, update_function_type
@@ -90,6 +90,10 @@ def _substitute_in(function: FuncOp, values: dict[str, int]) -> None:
             for inner in block.ops:
                 for result in list(inner.results):
                     set_type(result, new_type(result.type))
+        for block in blocks_of(function.body):
+            for inner in block.ops:
+                if isinstance(inner, GraphOp):  # extents that were taken to be equal may not be so
+                    inner.verify_()
     except VerifyException as error:
         given = ", ".join(f"{name}={number}" for name, number in values.items())
         raise compile_error(function, f"with {given}: {error}", "choose other extents") from error

@@ -31,6 +31,8 @@ from stepwell.transforms.linalg.indices import Extent, constant_of
 DISJOINT = "stepwell.disjoint"
 """On a call: what it reads of a buffer that it also writes lies outside of what it writes."""
 _INDEX = IndexType()
+_MOST_PLACES = 3
+"""Places that one result is written to; each is a stream of stores."""
 _SMALL = 64
 """Elements that the host may as well copy itself."""
 
@@ -175,19 +177,24 @@ class _Kernels:
         return isinstance(op, func.CallOp) and op.callee.string_value() in self.by_name
 
     def variant(
-        self, callee: str, chains: Mapping[int, Sequence[_Step]], places: Mapping[int, tensor.ExtractSliceOp]
+        self,
+        callee: str,
+        chains: Mapping[int, Sequence[_Step]],
+        places: Mapping[int, tensor.ExtractSliceOp],
+        also: "Sequence[tuple[int, tensor.ExtractSliceOp]]" = (),
     ) -> str:
         """
-        The kernel `callee` with views in front of operands and results that are put into slices. The extents of
-        these views are its last index arguments: chain by chain, then place by place.
+        The kernel `callee` with views in front of operands and results that are put into slices; `also` adds results
+        that are put into further ones. The extents of these views are its last index arguments, in this order.
         """
         key = (
             callee,
             tuple((k, steps[0].op.operands[0].type, *(s.key for s in steps)) for k, steps in chains.items()),
             tuple((k, s.source.type, _Step(s).key) for k, s in places.items()),
+            tuple((k, s.source.type, _Step(s).key) for k, s in also),
         )
         if key not in self.variants:
-            function = self._build(self.by_name[callee], chains, places)
+            function = self._build(self.by_name[callee], chains, places, also)
             self.variants[key] = self.intern(function, f"{callee}_at")
         return self.variants[key]
 
@@ -209,6 +216,7 @@ class _Kernels:
         kernel: func.FuncOp,
         chains: Mapping[int, Sequence[_Step]],
         places: Mapping[int, tensor.ExtractSliceOp],
+        also: Sequence[tuple[int, tensor.ExtractSliceOp]],
     ) -> func.FuncOp:
         function = kernel.clone()
         block = function.body.block
@@ -243,6 +251,10 @@ class _Kernels:
             old.replace_all_uses_with(put(step.build(new, values), first))
             block.erase_arg(old)
             results[k] = put(_insertion(results[k], new, piece, values), ret)
+        further = [(ret.arguments[k], piece, extents(_Step(piece))) for k, piece in also]
+        for value, piece, values in further:
+            new = block.insert_arg(piece.source.type, len(block.args))
+            results.append(put(_insertion(value, new, piece, values), ret))
         new_ret = func.ReturnOp(*results)
         new_ret.location = ret.location
         Rewriter.replace_op(ret, new_ret)
@@ -346,6 +358,8 @@ class _Host:
     images: dict[SSAValue, _Image] = field(default_factory=dict)
     places: dict[SSAValue, _Place] = field(default_factory=dict)
     """The pieces of images, which are written in place and read as slices."""
+    also: dict[SSAValue, list[_Place]] = field(default_factory=dict)
+    """Further places that the kernel which makes a piece writes as well."""
     current: dict[_Image, SSAValue] = field(default_factory=dict)
     """The newest version of each buffer."""
 
@@ -411,6 +425,7 @@ class _Host:
         ]
         if any(len(p.sizes) != len(p.value.type.get_shape()) for p in pieces):  # pyright: ignore
             return None
+        pieces = self._joined(pieces)
         empty = ops[0].dest.owner
         dense = all(p.is_dense for p in pieces)
         if dense and isinstance(empty, tensor.EmptyOp) and not _overlap(pieces):
@@ -419,6 +434,36 @@ class _Host:
         if len(ops) > 1 and not (dense and not _overlap(pieces)):
             return None
         return _Image(op.result, list(ops), [], pieces, base=ops[0].dest)
+
+    # [x[:k], x[k:]] == x: the parts of a split that stay side by side are one piece
+    def _joined(self, pieces: list[_Piece]) -> list[_Piece]:
+        joined: list[_Piece] = []
+        k = 0
+        while k < len(pieces):
+            end, whole = k + 1, None
+            while end < len(pieces) and _follows(pieces[end - 1], pieces[end]):
+                end += 1
+            if end > k + 1:
+                whole = self._whole(pieces[k:end])
+            joined += [whole] if whole is not None else pieces[k:end]
+            k = end
+        return joined
+
+    def _whole(self, parts: Sequence[_Piece]) -> _Piece | None:
+        """The tensor that `parts`, slices of it that follow one another, are all of."""
+        first, last = parts[0].value.owner, parts[-1].value.owner
+        assert isinstance(first, tensor.ExtractSliceOp) and isinstance(last, tensor.ExtractSliceOp)
+        sizes = self._sizes_of(first.source, parts[0].op)
+        starts, begins, counts = _box(first)[0], *_box(last)
+        for size, start, begin, count in zip(sizes, starts, begins, counts, strict=True):
+            if start != 0:
+                return None
+            if begin == 0:
+                if count is not size and count != size:
+                    return None
+            elif not isinstance(begin, int) or not isinstance(count, int) or begin + count != size:
+                return None
+        return _Piece(first.source, parts[0].offsets, sizes, parts[0].op, parts[0].strides)
 
     def _continues(self, op: tensor.InsertSliceOp) -> tensor.InsertSliceOp | None:
         """The insertion into the result of `op`, if nothing else reads that."""
@@ -500,7 +545,13 @@ class _Host:
         """Give every piece of `image` a place in it, by a copy where its producer cannot write there."""
         image.first = image.ops[0]
         for piece in image.pieces:
+            place = _Place(image, tuple(piece.offsets), tuple(piece.sizes), piece.strides)
             start = self._producer(piece, image)
+            if start is None and (start := self._second_producer(piece, image)) is not None:
+                self.also.setdefault(piece.value, []).append(place)
+                if self.order[start] < self.order[image.first]:
+                    image.first = start
+                continue
             if start is None:
                 type = piece.value.type
                 assert isinstance(type, TensorType)
@@ -512,7 +563,6 @@ class _Host:
                 start = empty
             if self.order[start] < self.order[image.first]:
                 image.first = start
-            place = _Place(image, tuple(piece.offsets), tuple(piece.sizes), piece.strides)
             self.places[piece.value] = place
             if (inner := self.images.get(piece.value)) is not None:
                 inner.place = place
@@ -548,6 +598,22 @@ class _Host:
         for size in piece.sizes:
             if isinstance(size, SSAValue):
                 self._hoist(size, start)
+        return start
+
+    def _second_producer(self, piece: _Piece, image: _Image) -> Operation | None:
+        """The kernel call that writes `piece` to another place and may write it to this one as well."""
+        if piece.value not in self.places or image.base is not None or not piece.is_dense:
+            return None
+        start = self._writer(piece.value)
+        if start is None or len(self.also.get(piece.value, ())) >= _MOST_PLACES - 1:
+            return None
+        if not all(isinstance(o, int) for o in piece.offsets):
+            return None
+        sizes = [s for s in (*image.sizes, *piece.sizes) if isinstance(s, SSAValue)]
+        if not all(self._can_hoist(s, self.order[start]) for s in sizes):
+            return None
+        for size in sizes:
+            self._hoist(size, start)
         return start
 
     def _writer(self, value: SSAValue) -> Operation | None:
@@ -702,6 +768,7 @@ class _Host:
                     chains[k] = steps
                 operands[k] = base if steps or operands[k] in self.places else operands[k]
         targets: dict[int, _Image] = {}
+        also: list[tuple[int, tensor.ExtractSliceOp]] = []
         for k, result in enumerate(call.results):
             if (place := self.places.get(result)) is not None:
                 root = place.in_root()
@@ -710,32 +777,60 @@ class _Host:
                 operands[first + k] = self.current[root.image]
                 if _is_whole(places[k]):
                     places.pop(k).drop_all_references()
+        copied: list[tuple[SSAValue, _Place]] = []
+        for k, result in enumerate(call.results):
+            for place in self.also.get(result, ()):
+                root = place.in_root()
+                if root.image in targets.values():
+                    copied.append((result, root))
+                    continue
+                targets[outputs + len(also)] = root.image
+                operands.append(self.current[root.image])
+                also.append((k, self._slice(root, result.type)))
         if operands == list(call.operands):
             return
         name = call.callee.string_value()
-        if chains or places:
-            name = self.kernels.variant(name, chains, places)
+        if chains or places or also:
+            name = self.kernels.variant(name, chains, places, also)
         extents = [v for steps in chains.values() for step in steps for v in step.extents]
-        extents += [v for s in places.values() for v in s.operands[1:]]
-        types = [operands[first + k].type for k in range(outputs)]
+        extents += [v for s in (*places.values(), *(s for _, s in also)) for v in s.operands[1:]]
+        types = [v.type for v in operands[first:]]
         new = func.CallOp(name, [*operands[:first], *extents, *operands[first:]], types)
         new.attributes.update(call.attributes)
         if any(operands[first + k] in operands[:first] for k in targets):
             new.attributes[DISJOINT] = UnitAttr()
         self._put(new, call)
-        for old, result in zip(call.results, new.results, strict=True):
-            result.name_hint = old.name_hint
-            if old.index in targets:
-                self.current[targets[old.index]] = result
-            else:
+        for k, result in enumerate(new.results):
+            old = call.results[k] if k < outputs else None
+            if old is not None:
+                result.name_hint = old.name_hint
+            if k in targets:
+                self.current[targets[k]] = result
+            elif old is not None:
                 old.replace_all_uses_with(result)
-                if (image := self.places.pop(old, None)) is not None:
-                    self.places[result] = image
         for steps in chains.values():
             if steps[0].op.parent is None:
                 steps[0].op.drop_all_references()
-        for piece in places.values():
+        for piece in (*places.values(), *(s for _, s in also)):
             piece.drop_all_references()
+        for value, root in copied:
+            self._copy(value, root, call)
+
+    def _copy(self, value: SSAValue, place: _Place, before: Operation) -> None:
+        """Copy `value`, which has a place, to a second one in the same buffer."""
+        type = value.type
+        assert isinstance(type, TensorType)
+        source, steps = self._chain(value)
+        target = self._slice(place, type)
+        name = self.kernels.variant(self.kernels.copy(type), {0: steps}, {0: target})
+        extents = [v for step in steps for v in step.extents]
+        buffer = self.current[place.image]
+        call = func.CallOp(name, [source, *extents, *target.operands[1:], buffer], [buffer.type])
+        call.attributes[DISJOINT] = UnitAttr()
+        self.current[place.image] = self._put(call, before)
+        target.drop_all_references()
+        if steps[0].op.parent is None:
+            steps[0].op.drop_all_references()
 
     def _rewrite_dim(self, op: tensor.DimOp) -> None:
         axis = constant_of(op.index)
@@ -790,6 +885,39 @@ def _extents(empty: tensor.EmptyOp) -> list[Extent]:
 
 def _dynamic(sizes: Iterable[Extent]) -> list[SSAValue]:
     return [s for s in sizes if isinstance(s, SSAValue)]
+
+
+def _box(op: tensor.ExtractSliceOp) -> tuple[list[Extent], list[Extent]]:
+    """Offsets and sizes of a slice."""
+    return (
+        list(get_dynamic_index_list(op.static_offsets.get_values(), op.offsets, DYNAMIC_INDEX)),
+        list(get_dynamic_index_list(op.static_sizes.get_values(), op.sizes, DYNAMIC_INDEX)),
+    )
+
+
+def _follows(a: _Piece, b: _Piece) -> bool:
+    """Whether `b` lies behind `a` along one axis, both in the image and in the tensor that they are slices of."""
+    first, second = a.value.owner, b.value.owner
+    if not isinstance(first, tensor.ExtractSliceOp) or not isinstance(second, tensor.ExtractSliceOp):
+        return False
+    if first.source is not second.source or not (a.is_dense and b.is_dense):
+        return False
+    for op in (first, second):
+        if set(op.static_strides.get_values()) != {1} or len(op.static_sizes) != len(a.sizes):
+            return False
+    moved = 0
+    for axis, (size, other) in enumerate(zip(a.sizes, b.sizes, strict=True)):
+        steps = {(a.offsets[axis], b.offsets[axis]), (_box(first)[0][axis], _box(second)[0][axis])}
+        if all(before == after for before, after in steps):
+            if size is not other and size != other:
+                return False
+            continue
+        moved += 1
+        if not all(isinstance(v, int) for step in steps for v in (*step, size)):
+            return False
+        if any(before + size != after for before, after in steps):  # pyright: ignore
+            return False
+    return moved == 1
 
 
 def _is_whole(op: _View) -> bool:

@@ -73,7 +73,7 @@ def test_filters_are_transformed_in_double_precision():
     want = np.array([[g @ weights[o, c].astype(np.float64) @ g.T for o in range(3)] for c in range(2)])
     got = transformed_filters(weights, 4)
     assert got.shape == (36, 2, 3) and got.dtype == np.float32
-    assert (got == want.reshape(2, 3, 36).transpose(2, 0, 1).astype(np.float32)).all()
+    np.testing.assert_allclose(got, want.reshape(2, 3, 36).transpose(2, 0, 1), rtol=2**-24, atol=1e-14)
 
 
 CASES = [

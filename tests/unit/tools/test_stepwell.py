@@ -122,6 +122,7 @@ def test_inspect(model, library):
     facts = json.loads(run("inspect", model, "--json", "--dim", "batch=4")[1])
     assert facts["weight_bytes"] == 16 * 12 * 4 and facts["unsupported"] == []
     assert facts["operations"] >= 2 * 4 * 16 * 12
+    assert isinstance(facts["arena_bytes"], int), "all extents are known"
     assert json.loads(run("inspect", library, "--json")[1])["outputs"][0]["name"] == "y"
 
 

@@ -14,7 +14,7 @@ from stepwell.verification import verify_module
 STAGES = (
     "form-kernels",
     "absorb-slices",
-    "set-target{target=x86-64-v4},assign-schedules,tile-and-fuse,vectorise,linalg-to-loops",
+    "set-target{target=x86-64-v4},collapse-dims,assign-schedules,tile-and-fuse,vectorise,linalg-to-loops",
     "cse,dce,bufferize,lift-parallel,promote-scratch,cse,plan-memory",
 )
 ROWS = 5
@@ -90,8 +90,10 @@ class Program:
         first = self.pick()
         fitting = [v for v in self.values if v[3 - axis] == first[3 - axis]]
         count = int(self.rng.integers(1, 4))
-        pieces = [first, *(fitting[int(self.rng.integers(len(fitting)))] for _ in range(count - 1))]
-        w, c = first[1:]
+        self.join([first, *(fitting[int(self.rng.integers(len(fitting)))] for _ in range(count - 1))], axis)
+
+    def join(self, pieces: list[tuple[str, int, int]], axis: int) -> None:
+        w, c = pieces[0][1:]
         total = sum(p[axis] for p in pieces)
         w, c = (total, c) if axis == 1 else (w, total)
         current, at = self.empty(w, c), 0
@@ -133,6 +135,27 @@ class Program:
         )
         self.add(r, *sizes)
 
+    def split(self) -> None:
+        """The halves of the channels, to be concatenated again with what is made of them."""
+        a, w, c = self.pick()
+        if c < 2:
+            return
+        rows, half, at, parts = "%n" if self.dynamic else str(ROWS), c // 2, 0, []
+        for size in (half, c - half):
+            r = self.name()
+            self.lines.append(
+                f"{r} = tensor.extract_slice {a}[0, 0, {at}] [{rows}, {w}, {size}] [1, 1, 1] : "
+                f"{self.type(w, c)} to {self.type(w, size)}"
+            )
+            self.add(r, w, size)
+            parts.append(self.values[-1])
+            at += size
+        if self.rng.integers(2):
+            self.elementwise()
+            last = self.values[-1]
+            parts += [last] if last[1] == w else []
+        self.join(parts, 2)
+
     def spread(self) -> None:
         """Every other element of a filled tensor."""
         a, w, c = self.pick()
@@ -170,7 +193,7 @@ class Program:
     def text(self, length: int) -> str:
         self.values = [("%x", 4, 3), ("%y", 4, 6)]
         makers = [
-            *([self.elementwise] * 4), *([self.concat] * 3), *([self.pad] * 2), self.slice, self.sum, self.collapse, self.spread
+            *([self.elementwise] * 4), *([self.concat] * 3), *([self.pad] * 2), self.slice, self.sum, self.collapse, self.spread, self.split
         ]  # fmt: skip
         while len(self.values) < length + 2:
             maker = makers[int(self.rng.integers(len(makers)))]
