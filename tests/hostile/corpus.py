@@ -156,7 +156,10 @@ def inputs_of(proto: onnx.ModelProto, seed: int = 0, extent: int = 2) -> dict[st
         if value.name in weights:
             continue
         kind = value.type.tensor_type
-        shape = [dim.dim_value if dim.HasField("dim_value") else extent for dim in kind.shape.dim]
+        shape = [
+            dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else extent
+            for dim in kind.shape.dim
+        ]
         dtype = h.tensor_dtype_to_np_dtype(kind.elem_type)
         if dtype.kind == "f":
             feeds[value.name] = rng.uniform(-2, 2, shape).astype(dtype)
