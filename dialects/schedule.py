@@ -25,6 +25,7 @@ from xdsl.irdl import (
 )
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
+from xdsl.utils.exceptions import VerifyException
 
 _LISTS = ("parallel", "vector", "order")
 
@@ -62,6 +63,17 @@ class TileAttr(ParametrizedAttribute):
         if order := tuple(int(v) for v in self.order.get_values()):
             return order
         return tuple(dim for dim, size in enumerate(self.parallel_sizes) if size)
+
+    def verify(self) -> None:
+        tiles, vectors, order = self.parallel_sizes, self.vector_sizes, self.order.get_values()
+        if any(not 0 <= size < 1 << 31 for size in (*tiles, *vectors)):
+            raise VerifyException(
+                f"extents of tiles {list(tiles)} and vectors {list(vectors)} must be 0 or more"
+            )
+        if len(set(order)) != len(order) or any(not 0 <= dim < len(tiles) for dim in order):
+            raise VerifyException(
+                f"order {list(order)} must name dims of the {len(tiles)} that are tiled, each once"
+            )
 
     @classmethod
     def parse_parameters(cls, parser: AttrParser) -> list[DenseArrayBase]:

@@ -340,6 +340,10 @@ def _generic(op: Any) -> str | None:
     if (why := _differ("yielded values", _types(block.last_op.operands), outputs)) is not None:
         return why
     dims = len(op.iterator_types)
+    schedule = op.attributes.get("schedule")
+    for sizes in (getattr(schedule, "parallel_sizes", ()), getattr(schedule, "vector_sizes", ())):
+        if sizes and len(sizes) != dims:
+            return f"its schedule speaks of {len(sizes)} dims, it has {dims}"
     maps = [entry.data for entry in op.indexing_maps]
     if len(maps) != len(op.operands):
         return f"has {len(maps)} indexing maps for {len(op.operands)} operands"

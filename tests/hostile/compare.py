@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-
 from hostile import corpus, fuzz
 from hostile.box import run_boxed
 
