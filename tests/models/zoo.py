@@ -152,7 +152,6 @@ def feeds(name: str) -> list[dict[str, Any]]:
                 SENTENCES[2:3],
                 SENTENCES[1:3] * 4,
                 [" ".join(SENTENCES * 3)],
-                [],
             )
             return [sentence_feeds(texts) for texts in chosen]
         case "ocr_detector":
