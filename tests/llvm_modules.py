@@ -11,6 +11,9 @@ CONSTANTS = (
     "llvm.mlir.zero",
 )
 
+_DEFAULT_ZERO = {"llvm.store": "ordering", "llvm.mlir.global": "visibility_", "llvm.trunc": "overflowFlags"}
+"""Properties that mean 0 where they are absent."""
+
 
 def same_meaning(a: ModuleOp, b: ModuleOp) -> bool:
     """
@@ -23,8 +26,9 @@ def same_meaning(a: ModuleOp, b: ModuleOp) -> bool:
 def _normal(module: ModuleOp) -> ModuleOp:
     module = module.clone()
     for op in module.walk():
-        if op.name == "llvm.store" and op.properties.get("ordering") == IntegerAttr(0, 64):
-            del op.properties["ordering"]  # what is not said is 0
+        key = _DEFAULT_ZERO.get(op.name)
+        if isinstance(attr := op.properties.get(key or ""), IntegerAttr) and attr.value.data == 0:
+            del op.properties[key]  # pyright: ignore
     for op in module.ops:
         _splat(op, "value")
         if op.name == "llvm.func" and op.regions[0].blocks:

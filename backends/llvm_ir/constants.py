@@ -14,6 +14,7 @@ from xdsl.dialects.builtin import (
     IntAttr,
     IntegerAttr,
     IntegerType,
+    TensorType,
     VectorType,
 )
 from xdsl.dialects.llvm import LLVMArrayType, LLVMFunctionType, LLVMPointerType, LLVMStructType, LLVMVoidType
@@ -204,14 +205,14 @@ class Scalars:
     def dense(
         self, token: Any, texts: list[str], element: Attribute, type: Attribute
     ) -> DenseIntOrFPElementsAttr:
-        """The elements of a vector, or of an array of scalars as a vector; equal ones are one splat."""
+        """The elements of a vector, or of an array of scalars as a tensor, as upstream; equal ones are one splat."""
         count = type.get_shape()[0] if isinstance(type, VectorType) else type.size.data  # pyright: ignore
         if len(texts) not in (1, count):
             raise self.source.error(token, f"{len(texts)} elements for {type}")
         if len(set(texts)) == 1:
             texts = texts[:1]
         values = [self.number(token, text, element) for text in texts]
-        shape = type if isinstance(type, VectorType) else VectorType(element, [count])
+        shape = type if isinstance(type, VectorType) else TensorType(element, [count])
         return DenseIntOrFPElementsAttr.from_list(shape, values)  # pyright: ignore
 
 

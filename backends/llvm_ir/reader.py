@@ -17,6 +17,7 @@ from xdsl.dialects.builtin import (
     IntegerAttr,
     ModuleOp,
     StringAttr,
+    TensorType,
     UnitAttr,
     VectorType,
     i32,
@@ -29,6 +30,8 @@ from xdsl.dialects.llvm import (
     LinkageAttr,
     LLVMArrayType,
     LLVMFunctionType,
+    LLVMPointerType,
+    LLVMStructType,
     LLVMVoidType,
     TargetFeaturesAttr,
 )
@@ -219,11 +222,10 @@ class _ModuleReader:
             if kind == "BYTES":
                 return self._bytes(node, type)
             if str(node) == "zeroinitializer" and not isinstance(element, LLVMArrayType):
-                try:
-                    count = type.get_shape()[0] if isinstance(type, VectorType) else type.size.data
-                    return DenseIntOrFPElementsAttr.from_list(VectorType(element, [count]), [0])  # pyright: ignore
-                except (NotImplementedError, TypeError, AssertionError, AttributeError):
+                if isinstance(element, LLVMStructType | LLVMPointerType):
                     return None
+                shape = type if isinstance(type, VectorType) else TensorType(element, [type.size.data])
+                return DenseIntOrFPElementsAttr.from_list(shape, [0])  # pyright: ignore
             return None
         if kind in ("INTEGER", "FLOAT") or str(node) in ("true", "false"):
             return self.scalars.scalar(node, type)
@@ -238,7 +240,7 @@ class _ModuleReader:
         except UnicodeDecodeError:
             i8 = type.type  # pyright: ignore
             return DenseIntOrFPElementsAttr.from_list(
-                VectorType(i8, [len(data)]), [byte - 256 if byte > 127 else byte for byte in data]
+                TensorType(i8, [len(data)]), [byte - 256 if byte > 127 else byte for byte in data]
             )
 
     def _initialiser(self, node: Any, type: Attribute) -> Region:

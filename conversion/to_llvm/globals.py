@@ -10,7 +10,7 @@ from xdsl.dialects.builtin import (
     ModuleOp,
     StringAttr,
     SymbolRefAttr,
-    VectorType,
+    TensorType,
     i1,
     i8,
     i64,
@@ -88,9 +88,9 @@ def convert_globals(module: ModuleOp) -> None:
         element = memory_type(type.element_type)
         if type.element_type == i1:
             data = [int(v) for v in value.get_values()]  # pyright: ignore
-            flat = DenseAttr.from_list(VectorType(i8, [len(data)]), data)
+            flat = DenseAttr.from_list(TensorType(i8, [len(data)]), data)
         else:
-            flat = DenseAttr(VectorType(element, [len(value)]), value.data)
+            flat = DenseAttr(TensorType(element, [len(value)]), value.data)
         name = op.properties["sym_name"].data
         new = GlobalOp(
             LLVMArrayType(_count(type), element), name, "private", constant=True, value=_full(flat, type),
@@ -107,7 +107,7 @@ def _full(value: DenseAttr, type: Any) -> DenseAttr:
     count = _count(type)
     if len(value) == count:
         return value
-    return DenseAttr(VectorType(value.get_element_type(), [count]), BytesAttr(value.data.data * count))
+    return DenseAttr(TensorType(value.get_element_type(), [count]), BytesAttr(value.data.data * count))
 
 
 def drop_globals(module: ModuleOp) -> None:

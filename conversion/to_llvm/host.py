@@ -13,6 +13,7 @@ from xdsl.dialects.builtin import (
     ModuleOp,
     NoneAttr,
     SymbolRefAttr,
+    TensorType,
     VectorType,
     f64,
     i1,
@@ -166,7 +167,7 @@ class _HostLowering(FunctionLowering):
         name = f"stepwell_message_{len(self.messages)}"
         if text not in self.messages:
             data = [*text.encode(), 0]
-            value = DenseAttr.from_list(VectorType(i8, [len(data)]), data)
+            value = DenseAttr.from_list(TensorType(i8, [len(data)]), data)
             self.messages[text] = GlobalOp(
                 LLVMArrayType(len(data), i8), name, "private", constant=True, value=value
             )
