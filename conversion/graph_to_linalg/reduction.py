@@ -239,7 +239,10 @@ def softmax(low: Lowering, x: SSAValue, axis: int) -> SSAValue:
     _, powers, total = _exponentials(low, x, [axis])
     d = dims(low.rank(x))
     kept = [e for a, e in enumerate(d) if a != axis]
-    return low.map(lambda v, s: v / s, [powers, total], low.shape(x), low.element(x), at=[d, kept])
+    # One division a row; the sum is at least 1, so its reciprocal is finite and exact but for rounding.
+    wide = low.element(total)
+    shares = low.map(lambda s: 1.0 / s, [total], low.shape(total), wide)
+    return low.map(lambda v, s: v * s, [powers, shares], low.shape(x), low.element(x), at=[d, kept])
 
 
 @lowers("log_softmax")

@@ -56,6 +56,7 @@ _NO_WRAP = {"overflowFlags": IntegerAttr(0, i32)}
 _DEFAULTS: dict[str, dict[str, Attribute]] = dict.fromkeys(("add", "sub", "mul", "shl"), _NO_WRAP)
 """Properties that the parser fills in, so that what is printed reads back as the same op."""
 _CONTRACT = FastMathAttr([FastMathFlag.ALLOW_CONTRACT])
+_NO_SIGNED_ZEROS = FastMathAttr([FastMathFlag.NO_SIGNED_ZEROS])
 _STRICT = FastMathAttr(None)
 _EMPTY_SEGMENTS = DenseArrayBase.from_list(i32, [])
 
@@ -159,6 +160,8 @@ class FunctionLowering:
         self.buffers: dict[SSAValue, Buffer] = {}
         self.linear: dict[SSAValue, Linear] = {}
         self.fastmath = {"fastmathFlags": _CONTRACT if contract else _STRICT}
+        self.extremum = {"fastmathFlags": _NO_SIGNED_ZEROS if contract else _STRICT}
+        """Of a maximum or minimum: which zero of two it gives may be left open, for half the instructions."""
         self.strict = _STRICT
         self.location = None
         self.declarations: dict[str, LLVMFunctionType] = {}

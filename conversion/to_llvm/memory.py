@@ -259,7 +259,9 @@ def _reduction(low: FunctionLowering, op: Any) -> None:
     element, (width,) = type.element_type, type.get_shape()
     is_float = not hasattr(element, "signedness")
     name = {"add": "fadd", "mul": "fmul"}.get(kind, _COMBINE[kind]) if is_float else _COMBINE[kind]
-    properties = low.fastmath if is_float else None
+    properties = None
+    if is_float:
+        properties = low.extremum if kind in ("maximumf", "minimumf") else low.fastmath
     if is_float and width & (width - 1) == 0:
         while width > 1:
             width //= 2

@@ -214,7 +214,7 @@ def _extremum(name: str, other: str) -> Handler:
             a, b = b, a
         bound = _known_float(b)
         if bound is None or bound != bound:
-            _float(name)(low, op)
+            low.define(op.results[0], low.emit(name, (a, b), a.type, low.extremum))
             return
         is_negative_zero = bound == 0 and math.copysign(1, bound) < 0
         strict = is_negative_zero if other == "l" else bound == 0 and not is_negative_zero

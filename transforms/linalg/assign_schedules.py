@@ -40,8 +40,6 @@ _MAX_ACCUMULATORS = 27
 """Beyond this clang's scheduler decides whether the accumulators of a tile stay in registers."""
 _MAX_ROWS = 8
 """More rows whose stride is a multiple of 4 KiB fall on the same L1 sets."""
-_MAX_TALL_ROWS = 24
-"""The most of a tile that is one register wide, where `pack-weights` has chosen narrow panels."""
 _ROW_LOAD, _PANEL_LOAD = 0.6, 2.0
 """
 Weights of the loads of a register tile beside its multiply-adds: one element of a row, mostly from L1, and
@@ -189,7 +187,7 @@ class _Kernel:
                 (shape.second_row, shape.second_extent, _DOT_ROWS),
             ):
                 if dim is not None:
-                    tile[to_root[dim]] = most if extent is None else max(1, min(most, extent))
+                    tile[to_root[dim]] = most if extent is None else min(most, extent)
                     vector[to_root[dim]] = _power_of_two(tile[to_root[dim]])
             rows = 0
         if shape.row is not None and rows:
@@ -205,29 +203,9 @@ class _Kernel:
 
     def _rows_and_width(self, shape: "_Contraction", lanes: int) -> tuple[int, int]:
         """The register tile with the least padded work and loads; its rows and its vector's width."""
-        best: tuple[float, int, int] | None = None
-        widths = [lanes * k for k in (_PANEL_REGISTERS, 2, 1) if lanes * k <= _MAX_LANES]
-        if shape.column_extent is not None and shape.column_extent < lanes:
-            widths = [_power_of_two(max(1, shape.column_extent))]
-        if shape.panel:
-            widths = [w for w in widths if shape.panel % w == 0] or [shape.panel]
-        for width in widths:
-            vectors = max(1, width // lanes)
-            for rows in range(_MAX_TALL_ROWS if shape.panel == lanes else _MAX_ROWS, 0, -1):
-                if shape.row_extent is not None and rows > max(1, shape.row_extent):
-                    continue
-                if shape.period and shape.period % rows:
-                    continue
-                accumulators = rows * vectors
-                spare = self.target.vector_registers - 1
-                if accumulators > _MAX_ACCUMULATORS or accumulators + vectors + 1 > spare:
-                    continue
-                cost = 1 + _ROW_LOAD / vectors + _PANEL_LOAD / rows
-                cost *= _waste(shape.row_extent, rows) * _waste(shape.column_extent, width)
-                if best is None or cost < best[0] - 1e-9:
-                    best = cost, rows, width
-        assert best is not None, "one accumulator of one register always fits"
-        return best[1], best[2]
+        return register_tile(
+            shape.row_extent, shape.column_extent, lanes, self.target, shape.panel, shape.period
+        )
 
     # Everything else: rows and chunks.
 
@@ -246,6 +224,8 @@ class _Kernel:
         dim = _written_along(root) if elementwise else None
         if dim is None:
             dim = self._vector_dim(root)
+        if dim is not None and not elementwise and self._reads_across(dim):
+            dim = None
         vector: dict[int, int] = {}
         if dim is not None:
             width = self._width(root.op, root.extents[dim])
@@ -263,6 +243,18 @@ class _Kernel:
                 return tile, vector, []
             self._chunk(root, tile, vector)
         return tile, vector, []
+
+    def _reads_across(self, dim: int) -> bool:
+        """
+        Whether vectors along `dim` of the root would stride through what most of the work reads: a sum over rows with
+        something small behind it runs along the rows.
+        """
+        reductions = [n for n in self.nodes.values() if reduction_dims(n.op)]
+        largest = max(reductions, key=_read_elements)
+        along = self._vector_dim(largest)
+        return (
+            along is not None and largest.root_dims.get(along) != dim and along in reduction_dims(largest.op)
+        )
 
     def _turned(self, root: _Node, dim: int) -> int | None:
         """The dim along which an operand of as many elements as the result lies, if it is not `dim`."""
@@ -327,6 +319,43 @@ class _Kernel:
             if (dim := self._vector_dim(node, rows)) is not None:
                 sizes[dim] = self._width(node.op, node.extents[dim])
         return sizes
+
+
+def register_tile(
+    row_extent: int | None,
+    column_extent: int | None,
+    lanes: int,
+    target: Target,
+    panel: int = 0,
+    period: int = 0,
+) -> tuple[int, int]:
+    """
+    The rows and the width of the register tile with the least padded work and loads. `panel`: the width of
+    packed panels, 0 where nothing is packed; `period`: what the rows must divide, 0 where anything goes.
+    """
+    best: tuple[float, int, int] | None = None
+    widths = [lanes * k for k in (_PANEL_REGISTERS, 2, 1) if lanes * k <= _MAX_LANES]
+    if column_extent is not None and column_extent < lanes:
+        widths = [_power_of_two(column_extent)]
+    if panel:
+        widths = [w for w in widths if panel % w == 0] or [panel]
+    for width in widths:
+        vectors = max(1, width // lanes)
+        for rows in range(_MAX_ROWS, 0, -1):
+            if row_extent is not None and rows > row_extent:
+                continue
+            if period and period % rows:
+                continue
+            accumulators = rows * vectors
+            spare = target.vector_registers - 1
+            if accumulators > _MAX_ACCUMULATORS or accumulators + vectors + 1 > spare:
+                continue
+            cost = 1 + _ROW_LOAD / vectors + _PANEL_LOAD / rows
+            cost *= _waste(row_extent, rows) * _waste(column_extent, width)
+            if best is None or cost < best[0] - 1e-9:
+                best = cost, rows, width
+    assert best is not None, "one accumulator of one register always fits"
+    return best[1], best[2]
 
 
 @dataclass(frozen=True)
@@ -439,6 +468,12 @@ def _is_window_or_contraction(op: linalg.GenericOp) -> bool:
     if not reduction_dims(op) or len(op.outputs) != 1:
         return False
     return _window_operand(op, default=-1) >= 0
+
+
+def _read_elements(node: _Node) -> int:
+    """Elements of the largest operand, unknown extents guessed."""
+    shapes = [v.type.get_shape() for v in node.op.operands if isinstance(v.type, TensorType)]
+    return max((prod(_GUESS if e == DYNAMIC_INDEX else e for e in shape) for shape in shapes), default=0)
 
 
 def _written_along(node: _Node) -> int | None:

@@ -15,7 +15,7 @@ from xdsl.dialects.builtin import (
     TensorType,
 )
 from xdsl.dialects.linalg import ops as linalg
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Operation
 from xdsl.ir.affine import AffineDimExpr, AffineExpr, AffineMap
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
@@ -23,6 +23,8 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from stepwell.dialects.stepwell import target_of
 from stepwell.resources import constant_attr, value_of
 from stepwell.targets import Target
+from stepwell.transforms.linalg.assign_schedules import register_tile
+from stepwell.transforms.linalg.indices import linear
 from stepwell.transforms.linalg.structure import (
     contraction_operands,
     generic,
@@ -36,12 +38,6 @@ _PANEL_REGISTERS = (4, 2, 1)
 """Widths of a panel in vector registers. Wider tiles need fewer loads a multiply-add (64 against 16
 columns: 1.04x measured at 16 lanes), so a narrower panel must save more than that in padding."""
 _NARROWER_COSTS = 1.03
-_FEW_ROWS = range(12, 49)
-"""
-Rows of the other factor for which panels are one register wide: weights come from memory in the time of the first tile of
-rows, so that tile should be all of them (16 rows by 3072 columns of 768: 1.3x, 32: 1.1x, 64: 0.9x). Below, one row of
-accumulators is too short a chain of work.
-"""
 
 
 @dataclass(frozen=True)
@@ -92,10 +88,10 @@ def _pack(
     if prod(extents[d] for d in read if d != column) < 2:
         return False
     lanes = target.lanes(element.size)
-    rows = _extents_of(op.outputs[0], output_map(op), [d for d in written if d not in read])
-    width = (
-        lanes if prod(rows) in _FEW_ROWS and max(rows) == prod(rows) else panel_width(extents[column], lanes)
-    )
+    width = panel_width(extents[column], lanes)
+    if (rows := _window_rows(op, other)) is not None:
+        # A tile of half a panel would stride through memory.
+        width = min(width, max(lanes, register_tile(rows, extents[column], lanes, target)[1]))
     order = [d for d in parallel_dims(op) if d in read and d != column]
     order += [column] + [d for d in reduction_dims(op) if d in read]
     key = (source.value, tuple(order), tuple(read), width)
@@ -120,11 +116,32 @@ def _pack(
     return True
 
 
-def _extents_of(value: SSAValue, map: AffineMap, dims: Sequence[int]) -> list[int]:
-    """The extents of `dims`, which `map` reads one for one along axes of `value`; negative where dynamic."""
-    assert isinstance(value.type, TensorType)
-    extents = dict(zip(map.results, value.type.get_shape(), strict=True))
-    return [extents[AffineExpr.dimension(d)] for d in dims] or [1]
+def _window_rows(op: linalg.GenericOp, other: int) -> int | None:
+    """The extent of the innermost output dim along which a window slides, if that is known."""
+    output = op.outputs[0].type
+    assert isinstance(output, TensorType)
+    window = [e for e in maps_of(op)[other].results if not isinstance(e, AffineDimExpr)]
+    rows = {d for e in window for d in e.used_dims()}
+    reads_all = any(d in rows and e != 1 for d, e in _extents(op).items() if d in reduction_dims(op))
+    if not reads_all and all(set(terms[0].values()) == {1} for e in window if (terms := linear(e))):
+        return None  # one point without a stride: all rows and columns become one dim
+    sliding = [
+        extent
+        for extent, expr in zip(output.get_shape(), output_map(op).results, strict=True)
+        if isinstance(expr, AffineDimExpr) and expr.position in rows
+    ]
+    return sliding[-1] if sliding and sliding[-1] > 1 else None
+
+
+def _extents(op: linalg.GenericOp) -> dict[int, int]:
+    """The extent of each iteration dim that an operand has as an axis."""
+    return {
+        expr.position: extent
+        for operand, map in zip(op.operands, maps_of(op), strict=True)
+        if isinstance(operand.type, TensorType)
+        for extent, expr in zip(operand.type.get_shape(), map.results, strict=True)
+        if isinstance(expr, AffineDimExpr)
+    }
 
 
 def panel_width(columns: int, lanes: int) -> int:
