@@ -742,11 +742,9 @@ class _Host:
             value = owner.operands[0]
         if value in self.places:
             place = self.places[value].in_root()
-            step = _Step(self._slice(place, value.type))
-            if _is_whole(step.op):
-                step.op.drop_all_references()
+            if _is_whole(place):
                 return self.current[place.image], chain
-            return self.current[place.image], [step, *chain]
+            return self.current[place.image], [_Step(self._slice(place, value.type)), *chain]
         while chain and not isinstance(chain[0].op, tensor.ExtractSliceOp):
             chain.pop(0)
         if not chain or any(isinstance(step.op, tensor.CollapseShapeOp) for step in chain):
@@ -773,10 +771,9 @@ class _Host:
             if (place := self.places.get(result)) is not None:
                 root = place.in_root()
                 targets[k] = root.image
-                places[k] = self._slice(root, result.type)
                 operands[first + k] = self.current[root.image]
-                if _is_whole(places[k]):
-                    places.pop(k).drop_all_references()
+                if not _is_whole(root):
+                    places[k] = self._slice(root, result.type)
         copied: list[tuple[SSAValue, _Place]] = []
         for k, result in enumerate(call.results):
             for place in self.also.get(result, ()):
@@ -920,10 +917,16 @@ def _follows(a: _Piece, b: _Piece) -> bool:
     return moved == 1
 
 
-def _is_whole(op: _View) -> bool:
-    if not isinstance(op, tensor.ExtractSliceOp) or op.source.type != op.result.type:
-        return False
-    return set(op.static_offsets.get_values()) <= {0} and set(op.static_strides.get_values()) <= {1}
+def _is_whole(place: _Place) -> bool:
+    """Whether the place is all of its image; equal types say nothing where extents are unknown."""
+    return (
+        all(isinstance(offset, int) and offset == 0 for offset in place.offsets)
+        and set(place.strides) <= {1}
+        and all(
+            own is whole or (isinstance(own, int) and own == whole)
+            for own, whole in zip(place.sizes, place.image.sizes, strict=True)
+        )
+    )
 
 
 def _overlap(pieces: Sequence[_Piece]) -> bool:

@@ -233,3 +233,32 @@ def test_random_programs_mean_the_same(seed, dynamic):
             left = [op for op in main.walk() if op.name in moving]
             moved = [op.source if op.name == "tensor.insert_slice" else op.result for op in left]
             assert all(-1 < prod(value.type.get_shape()) <= 64 for value in moved)
+
+
+@pytest.mark.parametrize("low, high", [(0, 1), (1, 0), (1, 1), (0, 0)])
+def test_pads_of_an_unknown_extent(low, high):
+    """The padded tensor has the producer's type, `?` for `?`, but not its extents."""
+    text = f"""
+func.func @main(%x: tensor<?x4xf32>, %n: index) -> tensor<?x4xf32> {{
+  %zero = arith.constant 7.0 : f32
+  %e = tensor.empty(%n) : tensor<?x4xf32>
+  %0 = linalg.generic {{indexing_maps = [affine_map<(d0, d1) -> (d0, d1)>, affine_map<(d0, d1) -> (d0, d1)>], iterator_types = ["parallel", "parallel"]}} ins(%x : tensor<?x4xf32>) outs(%e : tensor<?x4xf32>) {{
+  ^bb0(%a: f32, %o: f32):
+    %s = arith.negf %a : f32
+    linalg.yield %s : f32
+  }} -> tensor<?x4xf32>
+  %1 = tensor.pad %0 low[{low}, 0] high[{high}, 0] {{
+  ^bb0(%i: index, %j: index):
+    tensor.yield %zero : f32
+  }} : tensor<?x4xf32> to tensor<?x4xf32>
+  func.return %1 : tensor<?x4xf32>
+}}
+"""
+    ctx = new_context(DIALECTS)
+    module = parse_module(ctx, text)
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    want = np.pad(-x, [(low, high), (0, 0)], constant_values=7.0)
+    for stage in STAGES[:2]:
+        run_pipeline(ctx, module, resolve_pipeline(stage))
+        verify_module(module)
+        np.testing.assert_array_equal(interpret(module, [x, np.int64(3)], ctx)[0], want)
