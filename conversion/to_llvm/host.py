@@ -14,7 +14,6 @@ from xdsl.dialects.builtin import (
     NoneAttr,
     SymbolRefAttr,
     TensorType,
-    VectorType,
     f64,
     i1,
     i8,
