@@ -19,6 +19,8 @@ _GUESS = 56
 """What a spatial extent that is known at run time only is taken for."""
 _LEAST_GAIN = 0.85
 """What of the time of a direct convolution another may take to be chosen: it needs more memory and rounds more."""
+_FEW_TILES = 48
+"""So many tiles are multiplied by a panel of filters as it comes from memory."""
 _TRANSFORM_COST = 2.0
 """Time of a multiply-add of a transform, in those of a product: it loads its operands for each."""
 
@@ -80,15 +82,21 @@ def _direct_ns(batch: int, extents: list[int], ic: int, oc: int, target: Target)
 
 
 def _winograd_ns(tile: int, batch: int, extents: list[int], ic: int, oc: int, target: Target) -> float:
-    """Products on transformed tiles, transforms, transformed filters from memory, transformed activations through caches."""
+    """
+    Products on transformed tiles, transforms, transformed activations through caches; transformed filters come from memory
+    during the first of the products, which are all where the tiles are few (`pack-weights`).
+    """
     n = tile + 2
     tiles = batch * int(np.prod([-(-extent // tile) for extent in extents]))
     products = n * n * ic * oc
-    flops = 2 * products * tiles
+    multiply = 2 * products * tiles / target.flops_per_ns
+    stream = 4 * products / target.dram_bytes_per_ns
+    first = multiply if tiles <= _FEW_TILES else 0.0
     transforms = 2 * tiles * (ic * n * n * (tile + n) + oc * tile * n * (n + tile))
     moved = 4 * 2 * tiles * n * (ic * (tile + n) + oc * (n + tile))
     return (
-        (flops + transforms * _TRANSFORM_COST) / target.flops_per_ns
-        + 4 * products / target.dram_bytes_per_ns
+        max(first, stream)
+        + (multiply - first)
+        + transforms * _TRANSFORM_COST / target.flops_per_ns
         + moved / target.cache_bytes_per_ns
     )
