@@ -53,6 +53,7 @@ PASSES = {
     "form-kernels": f"{_LINALG}.form_kernels:FormKernelsPass",
     "fold-unit-reshapes": f"{_LINALG}.fold_unit_reshapes:FoldUnitReshapesPass",
     "fuse-elementwise": f"{_LINALG}.fuse_elementwise:FuseElementwisePass",
+    "flush-denormals": f"{_LINALG}.flush_denormals:FlushDenormalsPass",
     "pack-weights": f"{_LINALG}.pack_weights:PackWeightsPass",
     "tile-and-fuse": f"{_LINALG}.tile_and_fuse:TileAndFusePass",
     "vectorise": f"{_LINALG}.vectorise:VectorisePass",
