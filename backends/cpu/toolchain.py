@@ -211,7 +211,8 @@ def _compile_cached(
         file = scratch / f"source{suffix}"
         try:
             file.write_bytes(source)
-            run_child(driver, [*flags, "-c", file.name, "-o", "object.o"], scratch)
+            phase = [] if "-S" in flags else ["-c"]  # zig takes the last of the two
+            run_child(driver, [*flags, *phase, file.name, "-o", "object.o"], scratch)
             data = (scratch / "object.o").read_bytes()
             cache.put_object(key, data)
         except OSError as error:

