@@ -522,7 +522,7 @@ def _range_op(low: Lowering, op: Any) -> SSAValue:
     element = low.result_element(op)
 
     def count() -> Dim:
-        a, b, step = (low.extract(v, []) for v in (start, limit, delta))
+        a, b, step = (low.extract(v, [0] * low.rank(v)) for v in (start, limit, delta))
         if isinstance(element, AnyFloat):
             from xdsl.dialects import math
 
@@ -536,7 +536,7 @@ def _range_op(low: Lowering, op: Any) -> SSAValue:
         return low.dim_of(low.value(arith.MaxSIOp(index, low.constant(0))))
 
     shape = known_shape(low, op, [count])
-    d: list[list[AffineExpr | int]] = [[], []]
+    d: list[list[AffineExpr | int]] = [[0] * low.rank(v) for v in (start, delta)]
 
     def body(a: Scalar, step: Scalar) -> Scalar:
         return a + a.body.index(0).cast(a.type, a.unsigned) * step

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from math import pi, sqrt
 from typing import Any
 
-from xdsl.dialects import arith, math
-from xdsl.dialects.builtin import AnyFloat, Float64Type, IntegerType, f32, f64, i1
-from xdsl.ir import SSAValue
+from xdsl.dialects import arith, math, scf
+from xdsl.dialects.builtin import AnyFloat, Float64Type, IndexType, IntegerType, f32, f64, i1
+from xdsl.ir import Block, Region, SSAValue
 
 from stepwell.conversion.graph_to_linalg.lowering import Lowering, is_unsigned, lowers
-from stepwell.conversion.graph_to_linalg.scalar import Scalar
+from stepwell.conversion.graph_to_linalg.scalar import Body, Scalar
 from stepwell.conversion.graph_to_linalg.small_types import decoded, encoded, is_small
 from stepwell.diagnostics import unsupported
 
@@ -245,13 +245,35 @@ def _pow(low: Lowering, op: Any) -> SSAValue:
 
     def body(a: Scalar, b: Scalar) -> Scalar:
         if not a.is_float and not b.is_float:
-            b = b.cast(a.type, a.unsigned)
-            return Scalar(a.body, a.body.add(math.IPowIOp(a.value, b.value)), a.unsigned)
+            return _integer_power(a, b)
         wide = f64 if Float64Type() in (a.type, b.type) or 64 in (_width(a), _width(b)) else f32
         result = a.cast(wide).power(b.cast(wide))
         return result.cast(a.type, a.unsigned)
 
     return elementwise(low, op, body)
+
+
+# a^b == (a^2)^(b div 2) * a^(b mod 2), modulo 2^width; a negative power is 0, but of 1 and -1
+def _integer_power(a: Scalar, b: Scalar) -> Scalar:
+    build = a.body
+    exponent = b.cast(a.type, b.unsigned)
+    exponent.unsigned = b.unsigned
+    magnitude = exponent.absolute()
+    unit = a.equals(1) if a.unsigned else a.equals(1) | a.equals(-1)
+    block = Block(arg_types=[IndexType(), a.type, a.type, a.type])
+    inner = Body(block, build.lowering, None)
+    _, result, base, rest = (inner.wrap(v) for v in block.args)
+    odd = (rest & 1).differs(0)
+    result = inner.select(odd, result * base, result)
+    halved = inner.wrap(inner.add(arith.ShRUIOp(rest.value, rest.lift(1).value)))
+    block.add_op(scf.YieldOp(result.value, (base * base).value, halved.value))
+    bounds = [build.constant(n, IndexType()).value for n in (0, a.bits, 1)]
+    start = [build.constant(1, a.type).value, a.value, magnitude.value]
+    power = build.wrap(build.add(scf.ForOp(*bounds, start, Region(block))))
+    power.unsigned = a.unsigned
+    if exponent.unsigned:
+        return power
+    return build.select(exponent.below(0) & ~unit, 0, power)
 
 
 def _width(x: Scalar) -> int:

@@ -231,3 +231,34 @@ def _one_hot(low: Lowering, op: Any) -> SSAValue:
 
     at: list[Any] = [[e for a, e in enumerate(d) if a != axis], [0], [1]]
     return low.map(body, [indices, values, values], shape, element, at=at, widen=False)
+
+
+@lowers("tensor_scatter")
+def _tensor_scatter(low: Lowering, op: Any) -> SSAValue:
+    past, update, start = [*low.operands(op), None][:3]
+    own, rank = low.shape(past), low.rank(past)
+    axis = low.attr(op, "axis") % rank
+    length = low.shape(update)[axis]
+    circular = (low.attr(op, "mode") or "linear") == "circular"
+    d = dims(rank)
+
+    def body(old: Scalar, *first: Scalar) -> Scalar:
+        build = old.body
+        place = build.index(axis)
+        if first:
+            place = place - first[0].as_index()
+        if circular:
+            place = build.select(place.below(0), place + build.extent(own[axis]), place)
+        inside = place.at_least(0) & place.below(build.extent(length))
+        places = [build.index(a) for a in range(rank)]
+        places[axis] = place
+        return build.when(inside, lambda inner: _read_at(inner, update, places), old)
+
+    def _read_at(inner: Body, value: SSAValue, places: list[Scalar]) -> Scalar:
+        return inner.extract(value, places)
+
+    inputs, at = [past], [d]
+    if start is not None:
+        inputs.append(start)
+        at.append(d[:1])
+    return low.map(body, inputs, own, low.element(past), at=at, widen=False)

@@ -43,6 +43,7 @@ from stepwell.conversion.graph_to_linalg.checks import check_op
 from stepwell.conversion.graph_to_linalg.scalar import Body, Scalar
 from stepwell.conversion.graph_to_linalg.small_types import MOVES, is_small
 from stepwell.diagnostics import compile_error, unsupported
+from stepwell.dialects.graph import STRING
 from stepwell.dialects.graph.shape import Atom, Dim, Expr, dims_of, product, unknown
 from stepwell.resources import constant_attr, value_of
 
@@ -236,6 +237,10 @@ class Lowering:
                 raise unsupported(
                     op, "it has no lowering to the tensor level yet", "express it with other operators"
                 )
+            for value in (*op.operands, *op.results):
+                if not isinstance(value.type, TensorType) or value.type.element_type == STRING:
+                    kind = value.type.element_type if isinstance(value.type, TensorType) else value.type
+                    raise unsupported(op, f"it works on {kind}", "keep to tensors of numbers")
             if op.name not in MOVES and (small := _small_element(op)) is not None:
                 raise unsupported(op, f"it computes on {small}", "cast to a wider type before it")
             results = lower(self, op)

@@ -5,16 +5,19 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from xdsl.dialects.builtin import f32
+from xdsl.dialects import arith, tensor
+from xdsl.dialects.builtin import f32, i64
 from xdsl.ir import SSAValue
 
 from stepwell.conversion.graph_to_linalg.contraction import accumulator_of
 from stepwell.conversion.graph_to_linalg.convolution import Window, is_channels_last, window_of
-from stepwell.conversion.graph_to_linalg.lowering import Lowering, dims, lowers
+from stepwell.conversion.graph_to_linalg.indexing import delinearized, loop, wrapped
+from stepwell.conversion.graph_to_linalg.lowering import INDEX, Lowering, dims, lowers
 from stepwell.conversion.graph_to_linalg.reduction import lowest_of, reduce
-from stepwell.conversion.graph_to_linalg.scalar import Scalar
+from stepwell.conversion.graph_to_linalg.runtime_axes import check
+from stepwell.conversion.graph_to_linalg.scalar import Body, Scalar
 from stepwell.diagnostics import unsupported
-from stepwell.dialects.graph.shape import Dim
+from stepwell.dialects.graph.shape import Dim, product
 
 
 def _places(low: Lowering, op: Any) -> tuple[int, int]:
@@ -59,9 +62,9 @@ def _pool(
 
 
 @lowers("max_pool")
-def _max_pool(low: Lowering, op: Any) -> SSAValue:
+def _max_pool(low: Lowering, op: Any) -> SSAValue | list[SSAValue]:
     if len(op.results) > 1:
-        raise unsupported(op, "its output Indices is used", "drop that output")
+        return _max_pool_with_indices(low, op)
     element = low.element(low[op.operands[0]])
     lowest = lowest_of(element, low.unsigned(op)[0])
     unsigned = low.unsigned(op)[0]
@@ -71,6 +74,144 @@ def _max_pool(low: Lowering, op: Any) -> SSAValue:
         return x.maximum(acc)
 
     return _pool(low, op, lowest, lowest, element, body)[0]
+
+
+def _max_pool_with_indices(low: Lowering, op: Any) -> list[SSAValue]:
+    """The maxima and where they lie: positions in the operand without padding, as ONNX orders its axes."""
+    x = low[op.operands[0]]
+    first, channel_axis = _places(low, op)
+    element, unsigned = low.element(x), low.unsigned(op)[0]
+    kernel = low.attr(op, "kernel_shape")
+    count, rank = len(kernel), low.rank(x)
+    shape = low.result_shape(op)
+    sizes, out = low.shape(x)[first : first + count], shape[first : first + count]
+    window = window_of(low, op, kernel, sizes, out)
+    d = dims(rank + count)
+    lowest = lowest_of(element, unsigned)
+    full = tuple(out[a - first] if first <= a < first + count else low.shape(x)[a] for a in range(rank))
+    column_major = bool(low.attr(op, "storage_order"))
+
+    def body(_: Scalar, top: Scalar, at: Scalar) -> list[Scalar]:
+        build = top.body
+        places = [build.index(a) for a in range(rank)]
+        inside: Scalar | None = None
+        for axis in range(count):
+            place = build.index(first + axis) * window.strides[axis]
+            place = place + build.index(rank + axis) * window.dilations[axis] - build.extent(window.low[axis])
+            size = build.extent(sizes[axis])
+            within = place.at_least(0) & place.below(size)
+            inside = within if inside is None else inside & within
+            places[first + axis] = place.maximum(0).minimum(size - 1)
+        assert inside is not None
+        value = build.extract(x, places, unsigned=unsigned)
+        top.unsigned = unsigned
+        flat = places[0] * build.extent(low.shape(x)[channel_axis]) + places[channel_axis]
+        if column_major:
+            inner = places[first + count - 1]
+            for axis in range(count - 2, -1, -1):
+                inner = inner * build.extent(sizes[axis]) + places[first + axis]
+            for size in sizes:
+                flat = flat * build.extent(size)
+            flat = flat + inner
+        else:
+            for axis in range(count):
+                flat = flat * build.extent(sizes[axis]) + places[first + axis]
+        better = inside & (value.above(top) | at.below(0))
+        return [build.select(better, value, top), build.select(better, flat.cast(i64), at)]
+
+    inits = [(low.fill(lowest, full, element), d[:rank]), (low.fill(-1, full, i64), d[:rank])]
+    shape_of_window = low.empty(kernel, element)
+    return low.generic("p" * rank + "r" * count, [(shape_of_window, d[rank:])], inits, body)
+
+
+# y[.., p] = sum of the columns' elements whose place is p: those taps t with p + pad - t*d a multiple of the stride
+@lowers("col2im")
+def _col2im(low: Lowering, op: Any) -> SSAValue:
+    x, image, block = low.operands(op)
+    rank = low.shape(image)[0]
+    assert isinstance(rank, int), "shape inference refuses an unknown rank"
+    known = low.known(op.operands[2])
+    window: list[Dim] = (
+        [int(n) for n in known] if known is not None
+        else [low.dim_of(low.scalar_index(block, a)) for a in range(rank)]
+    )  # fmt: skip
+    strides = low.attr(op, "strides") or [1] * rank
+    dilations = low.attr(op, "dilations") or [1] * rank
+    pads = low.attr(op, "pads") or [0] * (2 * rank)
+    shape = list(low.result_shape(op))
+    for axis in range(rank):
+        if not low.resolvable(shape[2 + axis]):
+            shape[2 + axis] = low.dim_of(low.scalar_index(image, axis))
+    if not low.resolvable(shape[1]):
+        shape[1] = low.shape(x)[1] // product(window)
+    counts = [
+        (n + pads[a] + pads[rank + a] - (window[a] - 1) * dilations[a] - 1) // strides[a] + 1
+        for a, n in enumerate(shape[2:])
+    ]
+    element = low.element(x)
+    wide = accumulator_of(element)
+    d = dims(2 + 2 * rank)
+    rows, columns = low.shape(x)[1], low.shape(x)[2]
+
+    def body(_: Scalar, acc: Scalar) -> Scalar:
+        build = acc.body
+        row, column = build.index(1), build.constant(0, INDEX)
+        inside: Scalar | None = None
+        for axis in range(rank):
+            tap = build.index(2 + rank + axis)
+            row = row * build.extent(window[axis]) + tap
+            place = build.index(2 + axis) + pads[axis] - tap * dilations[axis]
+            at = place.maximum(0).floor_divided(strides[axis])
+            count = build.extent(counts[axis])
+            good = place.at_least(0) & (at * strides[axis]).equals(place) & at.below(count)
+            inside = good if inside is None else inside & good
+            column = column * count + at
+        assert inside is not None
+        held = [row.minimum(build.extent(rows) - 1), column.minimum(build.extent(columns) - 1).maximum(0)]
+        value = build.extract(x, [build.index(0), *held]).cast(wide)
+        return acc + build.select(inside, value, 0)
+
+    init = low.fill(0, shape, wide)
+    iterators = "p" * (2 + rank) + "r" * rank
+    (result,) = low.generic(
+        iterators, [(low.empty(window, wide), d[2 + rank :])], [(init, d[: 2 + rank])], body
+    )
+    return result if wide == element else low.map(lambda v: v, [result], low.shape(result), element)
+
+
+@lowers("max_unpool")
+def _max_unpool(low: Lowering, op: Any) -> SSAValue:
+    x, indices, target = [*low.operands(op), None][:3]
+    own, element = low.shape(x), low.element(x)
+    rank = len(own) - 2
+    kernel = low.attr(op, "kernel_shape")
+    strides, pads = low.attr(op, "strides") or [1] * rank, low.attr(op, "pads") or [0] * (2 * rank)
+    space = [(n - 1) * strides[a] - pads[a] - pads[rank + a] + kernel[a] for a, n in enumerate(own[2:])]
+    shape = (*own[:2], *space)
+    total = product(shape)
+    flat = low.fill(0, (total,), element)
+
+    def body(i: SSAValue, carried: list[SSAValue]) -> list[SSAValue]:
+        places = delinearized(low, i, own)
+        build = Body(low.block, low, op)
+        at = wrapped(build, build.wrap(low.extract(indices, places)), total).value
+        value = low.extract(x, places)
+        (into,) = carried
+        return [low.value(tensor.InsertOp.build(operands=[value, into, [at]], result_types=[into.type]))]
+
+    (written,) = loop(low, product(own), [flat], body)
+    result = low.reshape(written, shape)
+    if target is None:
+        return result
+    final = list(low.result_shape(op))
+    for axis, extent in enumerate(final):
+        if not low.resolvable(extent):
+            final[axis] = low.dim_of(low.scalar_index(target, axis))
+    for axis, (extent, inner) in enumerate(zip(final, shape, strict=True)):
+        if not (isinstance(extent, int) and isinstance(inner, int) and extent >= inner):
+            fits = low.value(arith.CmpiOp(low.index(extent), low.index(inner), "sge"))
+            check(low, fits, f"graph.max_unpool: output_shape is too small on axis {axis}")
+    return low.insert(result, low.fill(0, final, element), [0] * len(final))
 
 
 def _counts(

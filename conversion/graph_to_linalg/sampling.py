@@ -1,0 +1,345 @@
+"""Reading images between their pixels: affine_grid, grid_sample, roi_align; and Fourier transforms."""
+
+from itertools import product as every
+from typing import Any
+
+import numpy as np
+from xdsl.dialects.builtin import f32, f64, i64
+from xdsl.ir import SSAValue
+
+from stepwell.conversion.graph_to_linalg.contraction import matmul
+from stepwell.conversion.graph_to_linalg.lowering import INDEX, Lowering, dims, lowers
+from stepwell.conversion.graph_to_linalg.scalar import Body, Scalar
+from stepwell.diagnostics import unsupported
+from stepwell.dialects.graph.shape import Dim, product
+
+_CUBIC = -0.75
+"""The coefficient of grid_sample's cubic convolution, as in PyTorch."""
+
+
+def cubic_weight(t: Scalar, a: float) -> Scalar:
+    """The weight of cubic convolution at distance `t`."""
+    t = t.absolute()
+    near = ((t * (a + 2) - (a + 3)) * t) * t + 1.0
+    far = (((t - 5.0) * t + 8.0) * t - 4.0) * a
+    select = t.body.select
+    return select(t.at_most(1.0), near, select(t.below(2.0), far, 0.0))
+
+
+# grid[n, .., j] = sum over k of theta[n, j, k] * (.., y, x, 1)[k], where an axis runs from -1 to 1
+@lowers("affine_grid")
+def _affine_grid(low: Lowering, op: Any) -> SSAValue:
+    theta, size = low.operands(op)
+    shape = list(low.result_shape(op))
+    space = len(shape) - 2
+    for axis in range(space):
+        if not low.resolvable(shape[1 + axis]):
+            shape[1 + axis] = low.dim_of(low.scalar_index(size, 2 + axis))
+    element = low.element(theta)
+    align = bool(low.attr(op, "align_corners"))
+    d = dims(len(shape))
+    last = len(shape) - 1
+
+    def coordinate(build: Body, axis: int) -> Scalar:
+        i, n = build.index(1 + axis).cast(f32), build.extent(shape[1 + axis]).cast(f32)
+        if not align:
+            return (i * 2.0 + 1.0) / n - 1.0
+        # A single place lies at 0.
+        return build.select(n.above(1.0), i * (2.0 / (n - 1.0).maximum(1.0)) - 1.0, 0.0)
+
+    def body(*row: Scalar) -> Scalar:
+        total = row[space]
+        for k in range(space):
+            total = total + row[k] * coordinate(total.body, space - 1 - k).cast(total.type)
+        return total
+
+    at: list[Any] = [[d[0], d[last], k] for k in range(space + 1)]
+    return low.map(body, [theta] * (space + 1), shape, element, at=at)
+
+
+def _folded(c: Scalar, extent: Scalar, align: bool) -> Scalar:
+    """A coordinate reflected into the image: at the centres of the outer pixels, or at their outer edges."""
+    bottom, span = (0.0, extent - 1.0) if align else (-0.5, extent)
+    c = (c - bottom).absolute()
+    period = (span * 2.0).maximum(1.0)
+    c = c - (c / period).floor() * period
+    c = c.minimum(span * 2.0 - c) + bottom
+    return c.maximum(0.0).minimum(extent - 1.0)
+
+
+def _taps(mode: str, c: Scalar) -> list[tuple[Scalar, Scalar | None]]:
+    """Whole places to read for the coordinate `c`, with their weights (None is 1)."""
+    if mode == "nearest":
+        return [(c.round_even(), None)]
+    base = c.floor()
+    t = c - base
+    if mode == "linear":
+        return [(base, 1.0 - t), (base + 1.0, t)]
+    return [(base + float(k), cubic_weight(t - float(k), _CUBIC)) for k in (-1, 0, 1, 2)]
+
+
+@lowers("grid_sample")
+def _grid_sample(low: Lowering, op: Any) -> SSAValue:
+    x, grid = low.operands(op)
+    own, space = low.shape(x), low.rank(x) - 2
+    shape = low.result_shape(op)
+    align, mode = bool(low.attr(op, "align_corners")), low.attr(op, "mode") or "linear"
+    padding = low.attr(op, "padding_mode") or "zeros"
+    mode = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
+    d = dims(len(shape))
+
+    def body(*where: Scalar) -> Scalar:
+        build = where[0].body
+        taps: list[list[tuple[Scalar, Scalar | None, Scalar | None]]] = []
+        for axis in range(space):
+            extent = build.extent(own[2 + axis]).cast(f32)
+            g = where[space - 1 - axis].cast(f32)
+            c = (g + 1.0) * 0.5 * (extent - 1.0) if align else ((g + 1.0) * extent - 1.0) * 0.5
+            c = build.select(c.is_nan(), -1.0, c)
+            if mode != "cubic":
+                c = _folded(c, extent, align) if padding == "reflection" else c
+                c = c.maximum(0.0).minimum(extent - 1.0) if padding == "border" else c
+            found = []
+            for place, weight in _taps(mode, c):
+                inside = None
+                if padding == "zeros":
+                    inside = place.at_least(0.0) & place.below(extent)
+                elif padding == "reflection" and mode == "cubic":
+                    place = _folded(place, extent, align)
+                held = place.maximum(0.0).minimum(extent - 1.0)
+                found.append((held.as_integer(i64, False).as_index(), weight, inside))
+            taps.append(found)
+        total: Scalar | None = None
+        for corner in every(*taps):
+            value = build.extract(x, [build.index(0), build.index(1), *(place for place, _, _ in corner)])
+            term = value.cast(f32) if mode != "nearest" else value
+            inside = None
+            for _, weight, within in corner:
+                term = term if weight is None else term * weight
+                if within is not None:
+                    inside = within if inside is None else inside & within
+            if inside is not None:
+                term = build.select(inside, term, 0)
+            total = term if total is None else total + term
+        assert total is not None
+        return total.cast(low.element(x), low.unsigned(op)[0]) if total.type != low.element(x) else total
+
+    at: list[Any] = [[d[0], *d[2:], k] for k in range(space)]
+    return low.map(body, [grid] * space, shape, low.element(x), at=at, widen=False)
+
+
+# Each cell of a region is the mean (or the largest) of samples on a regular grid inside it.
+@lowers("roi_align")
+def _roi_align(low: Lowering, op: Any) -> SSAValue:
+    x, rois, batch = low.operands(op)
+    _, _, height, width = low.shape(x)
+    shape = low.result_shape(op)
+    rows, columns = (int(low.attr(op, name) or 1) for name in ("output_height", "output_width"))
+    ratio = int(low.attr(op, "sampling_ratio") or 0)
+    scale = float(low.attr(op, "spatial_scale") or 1.0)
+    offset = 0.5 if (low.attr(op, "coordinate_transformation_mode") or "half_pixel") == "half_pixel" else 0.0
+    largest = (low.attr(op, "mode") or "avg") == "max"
+    if ratio <= 0:
+        raise unsupported(
+            op, "sampling_ratio = 0, which adapts to each region", "give sampling_ratio a number"
+        )
+    d = dims(6)
+
+    def samples(first: Scalar, last: Scalar, cell: Scalar, sample: Scalar, cells: int) -> Scalar:
+        start, end = first * scale - offset, last * scale - offset
+        extent = end - start if offset else (end - start).maximum(1.0)
+        step = extent / float(cells)
+        return start + cell.cast(f32) * step + (sample.cast(f32) + 0.5) * step / float(ratio)
+
+    def one_axis(build: Body, c: Scalar, size: Dim) -> tuple[list[tuple[Scalar, Scalar]], Scalar]:
+        extent = build.extent(size).cast(f32)
+        inside = c.at_least(-1.0) & c.at_most(extent)
+        c = c.maximum(0.0).minimum(extent - 1.0)
+        base = c.floor()
+        t = c - base
+        above = (base + 1.0).minimum(extent - 1.0)
+        places = [(p.as_integer(i64, False).as_index(), w) for p, w in ((base, 1.0 - t), (above, t))]
+        return places, inside
+
+    def body(x1: Scalar, y1: Scalar, x2: Scalar, y2: Scalar, which: Scalar, _: Scalar, acc: Scalar) -> Scalar:
+        build = acc.body
+        y = samples(y1, y2, build.index(2), build.index(4), rows)
+        z = samples(x1, x2, build.index(3), build.index(5), columns)
+        vertical, in_rows = one_axis(build, y, height)
+        horizontal, in_columns = one_axis(build, z, width)
+        image = which.as_index().maximum(0).minimum(build.extent(low.shape(x)[0]) - 1)
+        total: Scalar | None = None
+        for (row, a), (column, b) in every(vertical, horizontal):
+            term = build.extract(x, [image, build.index(1), row, column]).cast(f32) * (a * b)
+            if largest:
+                total = term if total is None else total.maximum(term)
+            else:
+                total = term if total is None else total + term
+        assert total is not None
+        value = build.select(in_rows & in_columns, total, 0.0)
+        return acc.maximum(value) if largest else acc + value
+
+    inputs: list[Any] = [(rois, [d[0], k]) for k in range(4)]
+    inputs += [(batch, [d[0]]), (low.empty((ratio, ratio), f32), d[4:])]
+    init = low.fill(float("-inf") if largest else 0.0, shape, f32)
+    (result,) = low.generic("pppprr", inputs, [(init, d[:4])], body, widen=True)
+    count = 1.0 if largest else float(ratio * ratio)
+    return low.map(lambda v: v / count, [result], shape, low.element(x))
+
+
+def _fourier(length: int, count: int, inverse: bool, complex_in: bool, complex_out: bool) -> np.ndarray:
+    """The transform of `length` samples into `count` bins as a matrix on (real, imaginary) pairs, in f64."""
+    # The angle is reduced as an integer, so that zeros are zeros to the last place.
+    turns = np.outer(np.arange(length), np.arange(count)) % length
+    angle = 2 * np.pi * turns / length * (1 if inverse else -1)
+    cos, sin = np.cos(angle), np.sin(angle)
+    # The cosine of a quarter turn is not 0 in floating point.
+    cos[4 * turns % (2 * length) == 0] = np.round(cos[4 * turns % (2 * length) == 0])
+    for table in (cos, sin):
+        table[4 * turns % length == 0] = np.round(table[4 * turns % length == 0])
+    if inverse:
+        cos, sin = cos / length, sin / length
+    parts = [[cos, sin], [-sin, cos]][: 2 if complex_in else 1]
+    table = np.stack([np.stack(row[: 2 if complex_out else 1], -1) for row in parts], 1)
+    return np.ascontiguousarray(table.reshape(length * table.shape[1], -1))
+
+
+@lowers("dft")
+def _dft(low: Lowering, op: Any) -> SSAValue:
+    listed = [*op.operand_list(), None, None][:3]
+    x = low[listed[0]]
+    rank = low.rank(x)
+    axis = (low.known_integers(listed[2], "the operand axis")[0] if listed[2] is not None else -2) % rank
+    shape = low.shape(x)
+    length = shape[axis]
+    inverse, onesided = bool(low.attr(op, "inverse")), bool(low.attr(op, "onesided"))
+    if listed[1] is not None:
+        length = low.known_integers(listed[1], "the operand dft_length")[0]
+    elif inverse and onesided:
+        length = (length - 1) * 2
+    if not isinstance(length, int) or not isinstance(shape[axis], int):
+        raise unsupported(op, "the length of the transform is not known", "give the axis an extent")
+    return _transformed(low, op, x, axis, length, inverse, onesided)
+
+
+def _transformed(
+    low: Lowering, op: Any, x: SSAValue, axis: int, length: int, inverse: bool, onesided: bool
+) -> SSAValue:
+    """The transform of `x` along `axis`, cut or padded with zeros to `length` samples; computed in f64."""
+    rank, element = low.rank(x), low.element(x)
+    order = [a for a in range(rank) if a not in (axis, rank - 1)] + [axis, rank - 1]
+    moved = low.transpose(x, order)
+    *lead, given, parts = low.shape(moved)
+    assert isinstance(given, int) and isinstance(parts, int)
+    half = length // 2 + 1
+    if inverse and onesided:
+        # Half of a spectrum: every bin but the first (and the middle one) stands for its mirror image too.
+        table = _fourier(length, length, True, True, False).reshape(length, 2, length)
+        bins = table[:half].copy()
+        bins[1 : (length + 1) // 2] += (table[half:] * np.array([1.0, -1.0])[None, :, None])[::-1]
+        table, taken, out_parts, count = bins[:, :parts], half, 1, length
+    else:
+        count = half if onesided else length
+        table = _fourier(length, count, inverse, parts == 2, True).reshape(length, parts, -1)
+        taken, out_parts = length, 2
+    kept = min(taken, given)
+    if kept != given:
+        moved = low.slice(moved, [0] * rank, [*lead, kept, parts])
+    table = np.ascontiguousarray(table[:kept]).reshape(kept * parts, count * out_parts)
+    wide = low.map(lambda v: v.cast(f64), [moved], low.shape(moved), f64, widen=False)
+    rows = low.reshape(wide, (product(lead), kept * parts))
+    result = matmul(low, rows, low.tensor_constant(table))
+    result = low.reshape(result, (*lead, count, out_parts))
+    narrow = low.map(lambda v: v.cast(element), [result], low.shape(result), element, widen=False)
+    return low.transpose(narrow, [order.index(a) for a in range(rank)])
+
+
+@lowers("stft")
+def _stft(low: Lowering, op: Any) -> SSAValue:
+    signal, _, window, _ = [*low.operands(op), None, None][:4]
+    listed = [*op.operand_list(), None, None][:4]
+    step = low.known_integers(listed[1], "the operand frame_step")[0]
+    if listed[3] is not None:
+        length: Dim = low.known_integers(listed[3], "the operand frame_length")[0]
+    else:
+        length = low.shape(window)[0]
+    shape = low.shape(signal)
+    if not isinstance(length, int):
+        raise unsupported(op, "the length of a frame is not known", "give the window an extent")
+    if len(shape) == 2:
+        signal, shape = low.reshape(signal, (*shape, 1)), (*shape, 1)
+    frames = (shape[1] - length) // step + 1
+    d = dims(4)
+    inputs, at = [signal], [[d[0], d[1] * step + d[2], d[3]]]
+    if window is not None:
+        inputs.append(window)
+        at.append([d[2]])
+    cut_shape = (shape[0], frames, length, shape[2])
+    cut = low.map(lambda v, *w: v * w[0] if w else v, inputs, cut_shape, low.element(signal), at=at)
+    return _transformed(low, op, cut, 2, length, False, bool(low.attr(op, "onesided")))
+
+
+# out[n, oc, o] = sum over taps and channels of w[oc, ic, k] * mask[n, k, o] * x at (o*s - pad + k*d + offset[n, k, o])
+@lowers("deform_conv")
+def _deform_conv(low: Lowering, op: Any) -> SSAValue:
+    x, w, offset, bias, mask = [*low.operands(op), None, None][:5]
+    own, kernel = low.shape(x), low.shape(w)
+    space = len(own) - 2
+    group, groups = int(low.attr(op, "group") or 1), int(low.attr(op, "offset_group") or 1)
+    shape = low.result_shape(op)
+    strides = low.attr(op, "strides") or [1] * space
+    dilations = low.attr(op, "dilations") or [1] * space
+    pads = low.attr(op, "pads") or [0] * (2 * space)
+    channels, each, out_channels = own[1], kernel[1], kernel[0]
+    if not all(isinstance(n, int) for n in (channels, each, out_channels, *kernel[2:])):
+        raise unsupported(op, "its channels or its kernel are not known", "give the weights a static shape")
+    taps = product(kernel[2:])
+    # samples[n, c, k, o..]
+    sampled = (own[0], channels, taps, *shape[2:])
+    element = low.element(x)
+
+    def sample(_: Scalar) -> Scalar:
+        build = _.body
+        c, k = build.index(1), build.index(2)
+        which = c.floor_divided(channels // groups) if groups > 1 else build.constant(0, INDEX)  # pyright: ignore
+        outer = [build.index(3 + a) for a in range(space)]
+        rest, corners = k, []
+        tap: list[Scalar] = []
+        for a in range(space - 1, -1, -1):
+            size = int(kernel[2 + a])  # pyright: ignore
+            quotient = rest.floor_divided(size)
+            tap.insert(0, rest - quotient * size)
+            rest = quotient
+        row = which * build.extent(taps) + k
+        for a in range(space):
+            moved = build.extract(offset, [build.index(0), row * space + a, *outer]).cast(f32)
+            base = outer[a] * strides[a] - pads[a] + tap[a] * dilations[a]
+            place = base.cast(f32) + moved
+            extent = build.extent(own[2 + a]).cast(f32)
+            pair = []
+            for spot, weight in _taps("linear", place):
+                inside = spot.at_least(0.0) & spot.below(extent)
+                held = spot.maximum(0.0).minimum(extent - 1.0).as_integer(i64, False).as_index()
+                pair.append((held, build.select(inside, weight, 0.0)))  # pyright: ignore
+            corners.append(pair)
+        total: Scalar | None = None
+        for corner in every(*corners):
+            value = build.extract(x, [build.index(0), c, *(spot for spot, _ in corner)]).cast(f32)
+            for _, weight in corner:
+                value = value * weight
+            total = value if total is None else total + value
+        assert total is not None
+        if mask is not None:
+            total = total * build.extract(mask, [build.index(0), row, *outer]).cast(f32)
+        return total
+
+    columns = low.empty(sampled, f32)
+    (columns,) = low.generic("p" * len(sampled), [], [(columns, dims(len(sampled)))], sample)
+    pixels = product(shape[2:])
+    inner = each * taps
+    columns = low.reshape(columns, (own[0], group, inner, pixels))
+    weights = low.reshape(w, (1, group, out_channels // group, inner))
+    weights = low.map(lambda v: v.cast(f32), [weights], low.shape(weights), f32, widen=False)
+    result = low.reshape(matmul(low, weights, columns), shape)
+    inputs = [result] if bias is None else [result, low.reshape(bias, (out_channels, *[1] * space))]
+    return low.map(lambda v, *b: v + b[0].cast(f32) if b else v, inputs, shape, element)
