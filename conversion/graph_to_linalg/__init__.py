@@ -21,6 +21,7 @@ from stepwell.conversion.graph_to_linalg import (
     recurrent,
     reduction,
     resize,
+    sampling,
     selection,
 )
 from stepwell.conversion.graph_to_linalg.checks import check_block
@@ -29,7 +30,7 @@ from stepwell.conversion.graph_to_linalg.lowering import LOWERINGS, Lowering, lo
 __all__ = [
     "LOWERINGS", "GraphToLinalgPass", "Lowering", "contraction", "control", "convolution", "data_movement",
     "elementwise", "indexing", "lowers", "normalization", "pooling", "quantization", "recurrent", "reduction",
-    "resize", "selection",
+    "resize", "sampling", "selection",
 ]  # fmt: skip
 
 

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from xdsl.dialects.builtin import AnyFloat, f32, i64
+from xdsl.dialects.builtin import AnyFloat, IntegerType, f32, i64
 from xdsl.ir import SSAValue
 
 from stepwell.conversion.graph_to_linalg.lowering import INDEX, Lowering, dims, lowers
+from stepwell.conversion.graph_to_linalg.sampling import cubic_weight
 from stepwell.conversion.graph_to_linalg.scalar import Body, Scalar
 from stepwell.diagnostics import unsupported
 
@@ -28,7 +29,9 @@ def _coordinates(mode: str, count: int, extent: int, scale: float, roi: tuple[fl
         case "pytorch_half_pixel":
             return (i + half) / s - half if count > 1 else np.zeros_like(i)
         case "align_corners":
-            return i * np.float32(extent - 1) / np.float32(count - 1) if count > 1 else np.zeros_like(i)
+            # The extent before it is rounded down, as in the reference.
+            length = s * np.float32(extent)
+            return i * np.float32(extent - 1) / (length - one) if count > 1 else np.zeros_like(i)
         case "tf_half_pixel_for_nn":
             return (i + half) / s
         case "tf_crop_and_resize":
@@ -84,7 +87,7 @@ def _resize(low: Lowering, op: Any) -> SSAValue:
     mode = low.attr(op, "mode") or "nearest"
     transformation = low.attr(op, "coordinate_transformation_mode") or "half_pixel"
     if low.attr(op, "antialias"):
-        raise unsupported(op, "antialias = 1", "resize with antialias = 0")
+        return _resize_along_axes(low, op, x)
     rank = len(shape)
     axes = [a % rank for a in (low.attr(op, "axes") or range(rank))]
     scales_value = low.known(listed[2])
@@ -168,19 +171,17 @@ def _resize_dynamic(low: Lowering, op: Any, x: SSAValue) -> SSAValue:
         "half_pixel": lambda i, s, n, m: (i + 0.5) / s - 0.5,
         "pytorch_half_pixel": lambda i, s, n, m: i.body.select(m.above(1.0), (i + 0.5) / s - 0.5, 0.0),
         "asymmetric": lambda i, s, n, m: i / s,
-        "align_corners": lambda i, s, n, m: i * ((n - 1.0) / (m - 1.0).maximum(1.0)),
+        "align_corners": lambda i, s, n, m: i.body.select(m.above(1.0), i * (n - 1.0) / (n * s - 1.0), 0.0),
         "tf_half_pixel_for_nn": lambda i, s, n, m: (i + 0.5) / s,
     }
-    if mode not in ("nearest", "linear") or transformation not in formulas or low.attr(op, "antialias"):
-        raise unsupported(
-            op,
-            f"mode {mode} with {transformation} and extents that are not known",
-            "give the extents numbers",
-        )
-    if (low.attr(op, "keep_aspect_ratio_policy") or "stretch") != "stretch":
-        raise unsupported(
-            op, "keep_aspect_ratio_policy with sizes that are not constant", "make them constant"
-        )
+    if (
+        mode not in ("nearest", "linear")
+        or transformation not in formulas
+        or low.attr(op, "antialias")
+        or low.attr(op, "exclude_outside")
+        or (low.attr(op, "keep_aspect_ratio_policy") or "stretch") != "stretch"
+    ):
+        return _resize_along_axes(low, op, x)
     own = low.shape(x)
     listed = [*low.operands(op), None, None, None][:4]
     scales, sizes = listed[2], listed[3]
@@ -252,3 +253,146 @@ def _resize_dynamic(low: Lowering, op: Any, x: SSAValue) -> SSAValue:
 
     result = low.empty(out, element)
     return low.generic("p" * rank, [], [(result, dims(rank))], body)[0]
+
+
+def _resize_along_axes(low: Lowering, op: Any, x: SSAValue) -> SSAValue:
+    """Every form of resampling at run time, one axis after the other: each result is a weighted mean of a window."""
+    listed = [*low.operands(op), None, None, None][:4]
+    roi, scales, sizes = (None if v is None or low.shape(v) == (0,) else v for v in listed[1:])
+    own = low.shape(x)
+    rank, out = len(own), low.result_shape(op)
+    axes = [a % rank for a in (low.attr(op, "axes") or range(rank))]
+    policy = low.attr(op, "keep_aspect_ratio_policy") or "stretch"
+    build = Body(low.block, low, op)
+    whole = low.element(x)
+    if isinstance(whole, IntegerType) and whole.width.data > 16:
+        raise unsupported(op, f"it resamples {whole} in f32", "cast to a float type before it")
+    lengths = [build.extent(own[a]).cast(f32) for a in axes]
+    if sizes is not None:
+        wanted = [build.wrap(low.scalar_index(sizes, k)) for k in range(len(axes))]
+        ratios = [w.cast(f32) / n for w, n in zip(wanted, lengths, strict=True)]
+        if policy != "stretch":
+            ratio = ratios[0]
+            for other in ratios[1:]:
+                ratio = ratio.minimum(other) if policy == "not_larger" else ratio.maximum(other)
+            ratios = [ratio] * len(axes)
+            wanted = [(ratio * n + 0.5).floor().as_integer(i64, False).as_index() for n in lengths]
+    else:
+        ratios = [build.wrap(low.extract(scales, [k])) for k in range(len(axes))]
+        wanted = [
+            (r * n).floor().as_integer(i64, False).as_index() for r, n in zip(ratios, lengths, strict=True)
+        ]
+    crops = (low.attr(op, "coordinate_transformation_mode") or "half_pixel") == "tf_crop_and_resize"
+    element = low.element(x)
+    beyond: list[tuple[int, Callable[[Scalar], Scalar]]] = []
+    for k, axis in enumerate(axes):
+        target: Any = out[axis] if low.resolvable(out[axis]) else low.dim_of(wanted[k].value)
+        region = None
+        if crops and roi is not None:
+            region = [build.wrap(low.extract(roi, [p])).cast(f32) for p in (k, k + len(axes))]
+        place = _place_on(low, op, low.shape(x)[axis], target, ratios[k], region)
+        x = _mean_of_window(low, op, x, axis, target, ratios[k], place)
+        if crops:
+            extent = own[axis]
+            beyond.append((axis, lambda i, p=place, e=extent: _is_outside(p(i), e)))
+    shape = low.shape(x)
+    outside = low.attr(op, "extrapolation_value") or 0.0
+
+    def finish(v: Scalar) -> Scalar:
+        for axis, test in beyond:
+            v = v.body.select(test(v.body.index(axis)), outside, v)
+        return v if isinstance(element, AnyFloat) else v.round_even().cast(element, low.unsigned(op)[0])
+
+    return low.map(finish, [x], shape, element)
+
+
+def _is_outside(place: Scalar, extent: Any) -> Scalar:
+    return place.below(0.0) | place.above(place.body.extent(extent).cast(f32) - 1.0)
+
+
+def _place_on(
+    low: Lowering, op: Any, extent: Any, count: Any, scale: Scalar, roi: list[Scalar] | None
+) -> Callable[[Scalar], Scalar]:
+    """Where the element of the result at an index lies on the input's axis."""
+    mode = low.attr(op, "coordinate_transformation_mode") or "half_pixel"
+
+    def place(index: Scalar) -> Scalar:
+        build = index.body
+        i, s = index.cast(f32), build.wrap(scale.value)
+        n, m = build.extent(extent).cast(f32), build.extent(count).cast(f32)
+        several = m.above(1.0)
+        match mode:
+            case "asymmetric":
+                return i / s
+            case "align_corners":
+                return build.select(several, i * (n - 1.0) / (n * s - 1.0), 0.0)
+            case "pytorch_half_pixel":
+                return build.select(several, (i + 0.5) / s - 0.5, 0.0)
+            case "tf_half_pixel_for_nn":
+                return (i + 0.5) / s
+            case "half_pixel_symmetric":
+                return n * 0.5 * (1.0 - m / (n * s)) + (i + 0.5) / s - 0.5
+            case "tf_crop_and_resize":
+                first, last = (build.wrap(r.value) for r in roi) if roi else (i * 0.0, i * 0.0 + 1.0)
+                along = first * (n - 1.0) + i * (last - first) * (n - 1.0) / (m - 1.0).maximum(1.0)
+                return build.select(several, along, (first + last) * 0.5 * (n - 1.0))
+            case _:
+                return (i + 0.5) / s - 0.5
+
+    return place
+
+
+# out[i] = sum over j of w(j - place(i)) * x[j] / sum over j of w(j - place(i))
+def _mean_of_window(
+    low: Lowering, op: Any, x: SSAValue, axis: int, count: Any, scale: Scalar, place: Callable[[Scalar], Scalar]
+) -> SSAValue:  # fmt: skip
+    """`x` resampled along `axis` to `count` elements, in f32."""
+    mode = low.attr(op, "mode") or "nearest"
+    nearest = low.attr(op, "nearest_mode") or "round_prefer_floor"
+    own, rank = low.shape(x), low.rank(x)
+    shape = tuple(count if a == axis else e for a, e in enumerate(own))
+    exclude = bool(low.attr(op, "exclude_outside"))
+    unsigned = low.unsigned(op)[0]
+    build = Body(low.block, low, op)
+    stretch = scale.minimum(1.0) if low.attr(op, "antialias") else None
+    reach: Scalar | float = 2.0 if mode == "cubic" else 1.0
+    if mode == "nearest":
+        taps: Any = 1
+    elif stretch is None:
+        taps = int(2 * reach)
+    else:
+        reach = build.constant(reach, f32) / stretch
+        taps = low.dim_of((reach * 2.0).ceil().as_integer(i64, False).as_index().value)
+    d = dims(rank + 1)
+
+    def body(_: Scalar, acc: Scalar, weights: Scalar) -> list[Scalar]:
+        inner = acc.body
+        at = place(inner.index(axis))
+        extent = inner.extent(own[axis]).cast(f32)
+        if mode == "nearest":
+            spot = {
+                "round_prefer_ceil": lambda: (at + 0.5).floor(),
+                "floor": at.floor,
+                "ceil": at.ceil,
+            }.get(nearest, lambda: (at - 0.5).ceil())()
+            weight = inner.constant(1.0, f32)
+        else:
+            span = inner.wrap(reach.value) if isinstance(reach, Scalar) else reach
+            spot = (at - span).floor() + 1.0 + inner.index(rank).cast(f32)
+            t = (spot - at) if stretch is None else (spot - at) * inner.wrap(stretch.value)
+            if mode == "cubic":
+                weight = cubic_weight(t, _cubic(low, op))
+            else:
+                weight = (1.0 - t.absolute()).maximum(0.0)
+            if exclude:
+                inside = spot.at_least(0.0) & spot.below(extent)
+                weight = inner.select(inside, weight, 0.0)
+        held = spot.maximum(0.0).minimum(extent - 1.0).as_integer(i64, False).as_index()
+        places = [held if a == axis else inner.index(a) for a in range(rank)]
+        value = inner.extract(x, places, unsigned=unsigned).cast(f32)
+        return [acc + value * weight, weights + weight]
+
+    window = low.empty((taps,), f32)
+    inits = [(low.fill(0.0, shape, f32), d[:rank]) for _ in range(2)]
+    total, weights = low.generic("p" * rank + "r", [(window, d[rank:])], inits, body)
+    return low.map(lambda t, w: t / w, [total, weights], shape, f32)
