@@ -87,6 +87,10 @@ ORDER: dict[tuple[str, str], str] = {
     ("collapse-dims", "assign-schedules"): "tiles are chosen for the dims that are left",
     ("form-kernels", "assign-schedules"): "a schedule belongs to a kernel",
     ("form-kernels", "absorb-slices"): "slices and insertions move into kernels",
+    (
+        "absorb-slices",
+        "collapse-dims",
+    ): "which dims of a slice lie side by side is known once it is in the kernel",
     ("absorb-slices", "assign-schedules"): "what moves data is scheduled like all else",
     ("assign-schedules", "tile-and-fuse"): "tiles are read from the schedule",
     ("tile-and-fuse", "vectorise"): "a vector is a tile of static extent",

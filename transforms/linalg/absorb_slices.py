@@ -20,13 +20,14 @@ from xdsl.dialects.linalg import ops as linalg
 from xdsl.dialects.linalg.attrs import IteratorType, IteratorTypeAttr
 from xdsl.dialects.utils import get_dynamic_index_list
 from xdsl.ir import Attribute, Block, Operation, OpResult, Region, SSAValue
-from xdsl.ir.affine import AffineMap
+from xdsl.ir.affine import AffineDimExpr, AffineMap
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 from xdsl.traits import is_side_effect_free
 
 from stepwell.transforms.linalg.form_kernels import KERNEL, structure_of
 from stepwell.transforms.linalg.indices import Extent, constant_of
+from stepwell.transforms.linalg.structure import contraction_operands, maps_of
 
 DISJOINT = "stepwell.disjoint"
 """On a call: what it reads of a buffer that it also writes lies outside of what it writes."""
@@ -594,6 +595,8 @@ class _Host:
         joins: list[bool] = []
         if not self._read_by_kernels(value, piece, image, piece.op, joins):
             return None
+        if image.border is not None and self._is_factor(value):
+            return None
         image.collapsed |= any(joins)
         for size in piece.sizes:
             if isinstance(size, SSAValue):
@@ -658,6 +661,26 @@ class _Host:
             if not self._read_by_kernels(user.results[0], piece, image, insertion, joins):
                 return False
         return True
+
+    def _is_factor(self, value: SSAValue) -> bool:
+        """
+        Whether a matrix product reads `value`: over all rows at once, which those of a padded tensor are not. A tile of
+        the product that ends with each of them costs more than the copy of `value` into the padded tensor.
+        """
+        for use in value.uses:
+            user = use.operation
+            if not isinstance(user, func.CallOp) or not self.kernels.is_kernel(user):
+                continue
+            argument = self.kernels.by_name[user.callee.string_value()].body.block.args[use.index]
+            for read in argument.uses:
+                op = read.operation
+                if contraction_operands(op) is None:
+                    continue
+                assert isinstance(op, linalg.GenericOp)
+                long = _long_dims(op)
+                if all(len(e.used_dims() & long) <= 1 for e in maps_of(op)[read.index].results):
+                    return True
+        return False
 
     def _can_hoist(self, value: SSAValue, position: float) -> bool:
         owner = value.owner
@@ -915,6 +938,18 @@ def _follows(a: _Piece, b: _Piece) -> bool:
         if any(before + size != after for before, after in steps):  # pyright: ignore
             return False
     return moved == 1
+
+
+def _long_dims(op: linalg.GenericOp) -> set[int]:
+    """The iteration dims that are not known to have extent 1."""
+    units = {
+        expr.position
+        for operand, map in zip(op.operands, maps_of(op), strict=True)
+        if isinstance(operand.type, TensorType)
+        for expr, extent in zip(map.results, operand.type.get_shape(), strict=True)
+        if isinstance(expr, AffineDimExpr) and extent == 1
+    }
+    return set(range(len(op.iterator_types))) - units
 
 
 def _is_whole(place: _Place) -> bool:

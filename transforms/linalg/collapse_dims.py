@@ -10,6 +10,7 @@ from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
     AffineMapAttr,
     ArrayAttr,
+    DenseArrayBase,
     FunctionType,
     IndexType,
     IntegerAttr,
@@ -27,7 +28,8 @@ from stepwell.transforms.linalg.indices import linear
 from stepwell.transforms.linalg.structure import maps_of, reduction_dims
 
 KERNEL = "stepwell.kernel"
-_UNDERSTOOD = (linalg.GenericOp, linalg.FillOp, tensor.EmptyOp, tensor.DimOp, func.ReturnOp)
+_SLICES = (tensor.ExtractSliceOp, tensor.InsertSliceOp)
+_UNDERSTOOD = (linalg.GenericOp, linalg.FillOp, tensor.EmptyOp, tensor.DimOp, func.ReturnOp, *_SLICES)
 
 Groups = list[list[int]]
 """A partition of axes or dims into runs, in order."""
@@ -41,7 +43,7 @@ class CollapseDimsPass(ModulePass):
     A 1x1 convolution becomes a plain matrix product over all pixels, an element-wise kernel of contiguous operands
     one loop; reduction dims of extent 1 go. Callers see the kernel's tensors through `collapse_shape` and
     `expand_shape`. Requires: kernels stage. Ensures: in a kernel whose bodies do not ask for indices, no two
-    neighbouring dims of one kind are neighbouring axes of every operand that has them.
+    neighbouring dims of one kind are neighbouring axes of every operand that has them, slices of arguments included.
     """
 
     name = "collapse-dims"
@@ -76,6 +78,8 @@ def _is_understood(function: func.FuncOp) -> bool:
     for op in function.body.block.ops:
         tensors = any(isinstance(v.type, TensorType) for v in (*op.operands, *op.results))
         if tensors and not isinstance(op, _UNDERSTOOD):
+            return False
+        if isinstance(op, _SLICES) and len(op.static_sizes) != len(_part(op).type.get_shape()):  # pyright: ignore
             return False
         if isinstance(op, linalg.GenericOp):
             # A body that asks for its place, or reads a tensor at one, means the dims as they are.
@@ -156,7 +160,7 @@ class _Kernel:
 
     def _tensors(self) -> list[SSAValue]:
         block = self.function.body.block
-        made = [op.tensor for op in block.ops if isinstance(op, tensor.EmptyOp)]
+        made = [op.results[0] for op in block.ops if isinstance(op, tensor.EmptyOp | tensor.ExtractSliceOp)]
         return [v for v in (*block.args, *made) if isinstance(v.type, TensorType)]
 
     def _split_where_extents_are_used(self) -> None:
@@ -182,6 +186,13 @@ class _Kernel:
                         if _pair(map, axis) not in dim_pairs[op]:
                             pairs.discard(axis)
                             changed = True
+            for op in self.function.body.block.ops:
+                if isinstance(op, _SLICES):
+                    part, whole = self.pairs[_root(_part(op))], self.pairs[_root(_whole(op))]
+                    kept = {axis for axis in part & whole if _stays_joined(op, axis)}
+                    changed |= kept != part or kept != whole
+                    part &= kept
+                    whole &= kept
             if not changed:
                 return dim_pairs
 
@@ -251,6 +262,9 @@ class _Kernel:
         for op in list(block.ops):
             if isinstance(op, tensor.DimOp):
                 self._rewrite_dim(op)
+        for op in block.ops:
+            if isinstance(op, _SLICES):
+                _join_slice(op, self.groups[_root(_part(op))])
         for op in [op for op in block.ops if isinstance(op, tensor.EmptyOp)]:
             new = tensor.EmptyOp(self._sizes_of(op), types.pop(op.tensor))
             _insert(new, op)
@@ -310,10 +324,48 @@ class _Kernel:
 
 
 def _root(value: SSAValue) -> SSAValue:
-    """What the buffer of `value` begins as: an argument or a `tensor.empty`."""
-    while isinstance(value, OpResult) and isinstance(op := value.op, linalg.GenericOp | linalg.FillOp):
-        value = op.outputs[value.index]
+    """What the buffer of `value` begins as: an argument, a slice of one or a `tensor.empty`."""
+    while isinstance(value, OpResult):
+        if isinstance(op := value.op, linalg.GenericOp | linalg.FillOp):
+            value = op.outputs[value.index]
+        elif isinstance(op, tensor.InsertSliceOp):
+            value = op.dest
+        else:
+            break
     return value
+
+
+def _part(op: tensor.ExtractSliceOp | tensor.InsertSliceOp) -> SSAValue:
+    return op.result if isinstance(op, tensor.ExtractSliceOp) else op.source
+
+
+def _whole(op: tensor.ExtractSliceOp | tensor.InsertSliceOp) -> SSAValue:
+    return op.source if isinstance(op, tensor.ExtractSliceOp) else op.dest
+
+
+# x[a : b][:] is rows a * n to b * n of x with its axes joined, where the second has extent n
+def _stays_joined(op: tensor.ExtractSliceOp | tensor.InsertSliceOp, axis: int) -> bool:
+    """Whether a slice is one run along `axis` and the next: it has all of the next."""
+    offsets, sizes = op.static_offsets.get_values(), op.static_sizes.get_values()
+    strides = op.static_strides.get_values()
+    whole = _whole(op).type.get_shape()  # pyright: ignore
+    return (
+        DYNAMIC_INDEX not in (offsets[axis], sizes[axis], whole[axis + 1])
+        and (strides[axis], strides[axis + 1]) == (1, 1)
+        and (offsets[axis + 1], sizes[axis + 1]) == (0, whole[axis + 1])
+    )
+
+
+def _join_slice(op: tensor.ExtractSliceOp | tensor.InsertSliceOp, groups: Groups) -> None:
+    """Offsets, sizes and strides by groups of axes; those that are joined are static."""
+    whole = _whole(op).type.get_shape()  # pyright: ignore
+    for key in ("static_offsets", "static_sizes", "static_strides"):
+        values = op.properties[key].get_values()  # pyright: ignore
+        joined: list[int] = []
+        for first, *rest in groups:
+            scale = 1 if key == "static_strides" else prod(whole[a] for a in rest)
+            joined.append(values[first] * scale if rest else values[first])
+        op.properties[key] = DenseArrayBase.from_list(i64, joined)
 
 
 def _pair(map: AffineMap, axis: int) -> tuple[int, int] | None:
