@@ -40,6 +40,8 @@ _MAX_ACCUMULATORS = 27
 """Beyond this clang's scheduler decides whether the accumulators of a tile stay in registers."""
 _MAX_ROWS = 8
 """More rows whose stride is a multiple of 4 KiB fall on the same L1 sets."""
+_MAX_TALL_ROWS = 24
+"""The most of a tile that is one register wide, where `pack-weights` has chosen narrow panels for few rows."""
 _ROW_LOAD, _PANEL_LOAD = 0.6, 2.0
 """
 Weights of the loads of a register tile beside its multiply-adds: one element of a row, mostly from L1, and
@@ -187,7 +189,7 @@ class _Kernel:
                 (shape.second_row, shape.second_extent, _DOT_ROWS),
             ):
                 if dim is not None:
-                    tile[to_root[dim]] = most if extent is None else min(most, extent)
+                    tile[to_root[dim]] = most if extent is None else max(1, min(most, extent))
                     vector[to_root[dim]] = _power_of_two(tile[to_root[dim]])
             rows = 0
         if shape.row is not None and rows:
@@ -336,13 +338,13 @@ def register_tile(
     best: tuple[float, int, int] | None = None
     widths = [lanes * k for k in (_PANEL_REGISTERS, 2, 1) if lanes * k <= _MAX_LANES]
     if column_extent is not None and column_extent < lanes:
-        widths = [_power_of_two(column_extent)]
+        widths = [_power_of_two(max(1, column_extent))]
     if panel:
         widths = [w for w in widths if panel % w == 0] or [panel]
     for width in widths:
         vectors = max(1, width // lanes)
-        for rows in range(_MAX_ROWS, 0, -1):
-            if row_extent is not None and rows > row_extent:
+        for rows in range(_MAX_TALL_ROWS if panel == lanes else _MAX_ROWS, 0, -1):
+            if row_extent is not None and rows > max(1, row_extent):
                 continue
             if period and period % rows:
                 continue

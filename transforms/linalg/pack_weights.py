@@ -38,6 +38,12 @@ _PANEL_REGISTERS = (4, 2, 1)
 """Widths of a panel in vector registers. Wider tiles need fewer loads a multiply-add (64 against 16
 columns: 1.04x measured at 16 lanes), so a narrower panel must save more than that in padding."""
 _NARROWER_COSTS = 1.03
+_FEW_ROWS = range(12, 49)
+"""
+Rows of the other factor for which panels are one register wide: weights come from memory in the time of the first tile of
+rows, so that tile should be all of them (16 rows by 3072 columns of 768: 1.3x, 32: 1.1x, 64: 0.9x). Below, one row of
+accumulators is too short a chain of work.
+"""
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,10 @@ def _pack(
         return False
     lanes = target.lanes(element.size)
     width = panel_width(extents[column], lanes)
-    if (rows := _window_rows(op, other)) is not None:
+    outer = [extent for d, extent in _extents(op).items() if d in written and d not in read]
+    if prod(outer) in _FEW_ROWS and max(outer) == prod(outer):
+        width = lanes
+    elif (rows := _window_rows(op, other)) is not None:
         # A tile of half a panel would stride through memory.
         width = min(width, max(lanes, register_tile(rows, extents[column], lanes, target)[1]))
     order = [d for d in parallel_dims(op) if d in read and d != column]
