@@ -24,6 +24,7 @@ from tests.conformance.cases import all_cases
 from tests.conformance.families import NAMES
 from tests.conformance.running import Result, run_cases
 
+_SAVE_EVERY = 25
 STATUSES = ("pass", "unsupported", "refused", "fault", "wrong", "crash", "timeout")
 
 
@@ -48,6 +49,16 @@ def _load(path: Path) -> dict[str, Result]:
     return {entry["name"]: Result(**entry) for entry in json.loads(path.read_text())}
 
 
+def _reason(detail: str) -> str:
+    """What is wrong, without the place and what to do."""
+    return detail.split(" error: ")[-1].split("; ")[0][:160]
+
+
+def _save(path: Path, known: dict[str, Result]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([asdict(result) for result in known.values()], indent=0))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -59,6 +70,7 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=60.0, help="seconds a test")
     parser.add_argument("--failed", action="store_true", help="only what did not pass the last time")
     parser.add_argument("--table", action="store_true", help="print the last results, run nothing")
+    parser.add_argument("--expect", action="store_true", help="write the last failures as those expected")
     parser.add_argument("--shrink", action="store_true", help="take what passes off the expected failures")
     parser.add_argument("--results", type=Path, default=Path("build/conformance.json"))
     arguments = parser.parse_args()
@@ -74,20 +86,25 @@ def main() -> int:
     if arguments.table:
         print(table(known[case.name] for case in chosen if case.name in known))
         return 0
+    if arguments.expect:
+        failed = [r for r in known.values() if r.status != "pass"]
+        expectations.write({r.name: f"{r.status}: {_reason(r.detail)}" for r in failed})
+        return 0
     started, count = time.monotonic(), 0
 
     def say(result: Result) -> None:
         nonlocal count
         count += 1
+        known[result.name] = result
+        if count % _SAVE_EVERY == 0:
+            _save(arguments.results, known)
         if result.status != "pass":
             print(f"{result.status:12}{result.name}: {result.detail}", flush=True)
         elif sys.stderr.isatty():
             print(f"\r{count}/{len(chosen)}", end="\r", file=sys.stderr)
 
     results = run_cases(chosen, arguments.workers, arguments.limit, say, opt_level=arguments.opt_level)
-    known.update({result.name: result for result in results})
-    arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    arguments.results.write_text(json.dumps([asdict(result) for result in known.values()], indent=0))
+    _save(arguments.results, known)
     print(f"\n{table(results)}\n\n{time.monotonic() - started:.0f} s with {arguments.workers} workers")
     expected = expectations.read()
     if arguments.shrink:
