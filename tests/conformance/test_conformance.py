@@ -11,7 +11,7 @@ import pytest
 from tests.conformance import expectations
 from tests.conformance.families import NAMES
 
-SAMPLE = 20
+SAMPLE = 25
 """One test in so many belongs to the ordinary run; of the light models, which take a minute each, none."""
 
 
