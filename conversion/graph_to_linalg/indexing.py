@@ -9,6 +9,8 @@ from xdsl.ir import Block, Region, SSAValue
 
 from stepwell.conversion.graph_to_linalg.lowering import INDEX, Lowering, Shape, dims, lowers
 from stepwell.conversion.graph_to_linalg.scalar import Body, Scalar
+from stepwell.conversion.graph_to_linalg.small_types import is_small
+from stepwell.diagnostics import unsupported
 from stepwell.dialects.graph.shape import Dim, product
 
 
@@ -162,6 +164,8 @@ def _store(
     low: Lowering, op: Any, total: SSAValue, value: SSAValue, places: Sequence[SSAValue], reduction: str
 ) -> SSAValue:
     if reduction != "none":
+        if is_small(kind := op.operands[0].type.element_type):
+            raise unsupported(op, f"it computes on {kind}", "cast to a wider type before it")
         old = low.value(tensor.ExtractOp(total, places, low.element(total)))
         value = _combined(low, reduction, old, value, low.unsigned(op)[0])
     return low.value(tensor.InsertOp.build(operands=[value, total, list(places)], result_types=[total.type]))
