@@ -339,6 +339,7 @@ def link(objects: Sequence[bytes], assembly: str, script: str, target: Target, s
         "-z,relro",
         "-z,noexecstack",
         "--build-id=none",
+        "--strip-debug",  # what zig puts in of its own libc names places in its cache
     ]
     flags = [*machine, "-shared", "-fPIC", "-pthread", *(f"-Wl,{flag}" for flag in linker)]
     run_child(driver, [*flags, "-o", "library.so", *names, "weights.S", "-lm"], scratch)
