@@ -33,7 +33,7 @@ class ExecutionMode(IntEnum):
 
 class SessionOptions:
     """
-    The options of a session. `intra_op_num_threads` (0: the model's default), `graph_optimization_level`,
+    The options of a session. `intra_op_num_threads` (0: all processors), `graph_optimization_level`,
     `add_free_dimension_override_by_name` and the entry `session.intra_op.allow_spinning` have an effect;
     the rest is accepted, since it speaks of mechanisms that a compiled model does not have.
     """

@@ -32,7 +32,8 @@ __all__ = [
 class InferenceSession(_session.InferenceSession):
     """
     A model that is compiled when the session is made (or taken from the cache) and run with
-    `session.run(output_names, {"input": x})`. Errors are `stepwell.Error`s.
+    `session.run(output_names, {"input": x})`. Errors are `stepwell.Error`s. As in onnxruntime,
+    `intra_op_num_threads` 0 stands for all processors that the process may use.
     """
 
     def compile_model(
@@ -44,4 +45,5 @@ class InferenceSession(_session.InferenceSession):
         dims: dict[str, int],
         spin: bool,
     ) -> Model:
-        return compile(model, threads=threads or 1, opt_level=opt_level, dims=dims, spin=spin)
+        threads = threads or len(os.sched_getaffinity(0))
+        return compile(model, threads=threads, opt_level=opt_level, dims=dims, spin=spin)
