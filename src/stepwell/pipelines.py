@@ -52,7 +52,7 @@ PIPELINES: dict[str, str] = {
     "kernels-O1": "form-kernels",
     "kernels-O2": "form-kernels, absorb-slices",
     "loops-O0": "linalg-to-loops",
-    "loops-O1": "assign-schedules, tile-and-fuse, vectorise, linalg-to-loops, cse, dce",
+    "loops-O1": "collapse-dims, assign-schedules, tile-and-fuse, vectorise, linalg-to-loops, cse, dce",
     "memref-O0": "bufferize, lift-parallel, promote-scratch, plan-memory",
     "memref-O1": "bufferize, lift-parallel, promote-scratch, cse, plan-memory",
     "llvm-O0": "unroll-vectors, expand-math, kernels-to-llvm, host-to-llvm",
