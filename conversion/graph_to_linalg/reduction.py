@@ -64,6 +64,10 @@ _KINDS: dict[str, _Kind] = {
 }
 
 
+_LONG_SUM = 4096
+"""Most elements that are added one after the other where a sum runs over several axes."""
+
+
 def _float_root(x: Scalar) -> Scalar:
     if x.is_float:
         return x.sqrt()
@@ -110,9 +114,23 @@ def reduce(
     """The reduction `kind` of `x` over `axes`."""
     shape, element = low.shape(x), low.element(x)
     wide, body = _step(kind, element, unsigned)
-    result = fold(low, [x], axes, wide, _KINDS[kind].start(element, unsigned), body, [unsigned, unsigned])
-    result = _finished(low, result, kind, product(shape[a] for a in axes), element, unsigned)
+    start, count = _KINDS[kind].start(element, unsigned), product(shape[a] for a in axes)
+    if _is_long_sum(kind, wide, axes, count):
+        *rest, last = sorted(axes)
+        rows = fold(low, [x], [last], wide, start, body, [unsigned, unsigned])
+        result = fold(low, [rows], rest, wide, start, lambda v, acc: acc + v)
+    else:
+        result = fold(low, [x], axes, wide, start, body, [unsigned, unsigned])
+    result = _finished(low, result, kind, count, element, unsigned)
     return keep_axes(low, result, shape, axes) if keep else result
+
+
+# sum over i, j of x[i, j] = sum over i of (sum over j of x[i, j]), whose rounding grows with I + J instead of I * J
+def _is_long_sum(kind: str, wide: Attribute, axes: Sequence[int], count: Dim) -> bool:
+    """Whether a sum is made of the sums of its rows, which also are work for more than one thread."""
+    if len(axes) < 2 or not isinstance(wide, AnyFloat) or _KINDS[kind].combine is not _add:
+        return False
+    return not isinstance(count, int) or count > _LONG_SUM
 
 
 def _step(kind: str, element: Attribute, unsigned: bool) -> tuple[Attribute, Callable[..., Scalar]]:
