@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from xdsl.context import Context
 from xdsl.dialects import arith, scf, tensor
-from xdsl.dialects.builtin import DYNAMIC_INDEX, IndexType, IntegerAttr, ModuleOp, TensorType
+from xdsl.dialects.builtin import DYNAMIC_INDEX, IndexType, IntegerAttr, ModuleOp, ShapedType, TensorType
 from xdsl.dialects.func import FuncOp
 from xdsl.dialects.linalg import ops as linalg
 from xdsl.ir import Block, BlockArgument, Operation, Region, SSAValue
@@ -187,14 +187,15 @@ def _maps(op: _Structured) -> list[AffineMap]:
 
 def _extents(op: _Structured, maps: Sequence[AffineMap], nest: _Nest, dims: int) -> list[SSAValue]:
     """The number of iterations of each dim: the extent of an operand that the dim alone indexes."""
-    extents: dict[int, tuple[SSAValue, int]] = {}
+    extents: dict[int, tuple[SSAValue, int, int]] = {}
     for value, map in zip(op.operands, maps, strict=True):
         for axis, expr in enumerate(map.results):
             if isinstance(expr, AffineDimExpr):
                 known = extents.get(expr.position)
-                static = value.type.get_shape()[axis] != DYNAMIC_INDEX  # pyright: ignore
-                if known is None or (static and known[0].type.get_shape()[known[1]] == DYNAMIC_INDEX):
-                    extents[expr.position] = (value, axis)
+                assert isinstance(value.type, ShapedType), "what a map indexes has a shape"
+                extent = value.type.get_shape()[axis]
+                if known is None or (extent != DYNAMIC_INDEX and known[2] == DYNAMIC_INDEX):
+                    extents[expr.position] = (value, axis, extent)
     values: list[SSAValue] = []
     for dim in range(dims):
         if dim not in extents:
@@ -203,8 +204,7 @@ def _extents(op: _Structured, maps: Sequence[AffineMap], nest: _Nest, dims: int)
                 f"no operand is indexed by d{dim} alone, so its number of iterations is unknown",
                 f"add an operand with the map (...) -> (d{dim})",
             )
-        value, axis = extents[dim]
-        extent = value.type.get_shape()[axis]  # pyright: ignore
+        value, axis, extent = extents[dim]
         if extent == DYNAMIC_INDEX:
             values.append(nest.emit(0, tensor.DimOp(value, nest.constant(axis))))
         else:

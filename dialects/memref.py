@@ -160,7 +160,8 @@ class GlobalOp(IRDLOperation):
                 value = DenseResourceAttr.from_params(key, tensor_of(type))
             else:
                 parser.parse_keyword("dense")
-                value = parser.parse_dense_int_or_fp_elements_attr(tensor_of(type))
+                # The parser itself refuses an element type that no dense value has.
+                value = parser.parse_dense_int_or_fp_elements_attr(tensor_of(type))  # pyright: ignore[reportArgumentType]
         attributes = parser.parse_optional_attr_dict()
         alignment = attributes.pop("alignment", None)
         op = cls(name.data, type, value, constant, None, visibility)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Self
 
-from xdsl.dialects.builtin import DYNAMIC_INDEX, ArrayAttr, DenseArrayBase, IndexType, TensorType, i64
+from xdsl.dialects.builtin import DYNAMIC_INDEX, I64, ArrayAttr, DenseArrayBase, IndexType, TensorType, i64
 from xdsl.dialects.scf import Scf
 from xdsl.dialects.utils import (
     get_dynamic_index_list,
@@ -14,7 +14,7 @@ from xdsl.dialects.utils import (
     split_dynamic_index_list,
     verify_dynamic_index_list,
 )
-from xdsl.ir import Block, Dialect, Region, SSAValue
+from xdsl.ir import Block, BlockArgument, Dialect, Region, SSAValue
 from xdsl.irdl import (
     AttrSizedOperandSegments,
     IRDLOperation,
@@ -140,7 +140,7 @@ class ForallOp(IRDLOperation):
         return self.region.block.args[: len(self.static_step)]
 
     @property
-    def shared_outs(self) -> Sequence[SSAValue]:
+    def shared_outs(self) -> Sequence[BlockArgument]:
         """The body's views of `outputs`."""
         return self.region.block.args[len(self.static_step) :]
 
@@ -167,7 +167,9 @@ class ForallOp(IRDLOperation):
         if not isinstance(self.region.block.last_op, InParallelOp):
             raise VerifyException("the body must end in scf.forall.in_parallel")
 
-    def _print_bounds(self, printer: Printer, static: DenseArrayBase, values: Sequence[SSAValue]) -> None:
+    def _print_bounds(
+        self, printer: Printer, static: DenseArrayBase[I64], values: Sequence[SSAValue]
+    ) -> None:
         print_dynamic_index_list(
             printer, DYNAMIC_INDEX, values, static.get_values(), delimiter=Parser.Delimiter.PAREN
         )

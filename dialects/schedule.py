@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from xdsl.dialects.builtin import (
+    I64,
     DenseArrayBase,
     IndexType,
     IntegerAttr,
@@ -41,9 +42,9 @@ class TileAttr(ParametrizedAttribute):
     """
 
     name = "schedule.tile"
-    parallel: DenseArrayBase = param_def(DenseArrayBase)
-    vector: DenseArrayBase = param_def(DenseArrayBase)
-    order: DenseArrayBase = param_def(DenseArrayBase)
+    parallel: DenseArrayBase[I64] = param_def(DenseArrayBase.constr(i64))
+    vector: DenseArrayBase[I64] = param_def(DenseArrayBase.constr(i64))
+    order: DenseArrayBase[I64] = param_def(DenseArrayBase.constr(i64))
 
     @staticmethod
     def of(parallel: Sequence[int], vector: Sequence[int], order: Sequence[int] = ()) -> "TileAttr":

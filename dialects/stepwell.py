@@ -32,7 +32,7 @@ class TargetAttr(ParametrizedAttribute):
     """
 
     name = "stepwell.target"
-    data: DictionaryAttr = param_def(DictionaryAttr)
+    data: DictionaryAttr = param_def()
 
     @staticmethod
     def of(target: Target) -> "TargetAttr":

@@ -82,6 +82,7 @@ class ParallelInsertSliceOp(IRDLOperation):
         return get_dynamic_index_list(self.static_strides.get_values(), self.strides, DYNAMIC_INDEX)
 
     def verify_(self) -> None:
+        assert isinstance(self.source.type, TensorType) and isinstance(self.dest.type, TensorType)
         rank = self.dest.type.get_num_dims()
         for name, static, dynamic in (
             ("offset", self.static_offsets, self.offsets),

@@ -59,6 +59,7 @@ class MultiReductionOp(IRDLOperation):
 
     def verify_(self) -> None:
         dims = self.reduction_dims.get_values()
+        assert isinstance(self.source.type, VectorType)
         kept = [d for i, d in enumerate(self.source.type.get_shape()) if i not in dims]
         got = list(self.dest.type.get_shape()) if isinstance(self.dest.type, VectorType) else []
         if got != kept:
@@ -86,6 +87,7 @@ class ShapeCastOp(IRDLOperation):
         super().__init__(operands=[source], result_types=[result_type])
 
     def verify_(self) -> None:
+        assert isinstance(self.source.type, VectorType) and isinstance(self.result.type, VectorType)
         if prod(self.source.type.get_shape()) != prod(self.result.type.get_shape()):
             raise VerifyException(f"{self.source.type} and {self.result.type} differ in size")
 
@@ -113,6 +115,7 @@ class TransposeOp(IRDLOperation):
         )
 
     def verify_(self) -> None:
+        assert isinstance(self.vector.type, VectorType)
         permutation, shape = self.permutation.get_values(), self.vector.type.get_shape()
         if sorted(permutation) != list(range(len(shape))):
             raise VerifyException(f"{list(permutation)} must permute the {len(shape)} dims of the source")

@@ -160,7 +160,7 @@ def _graph_meaning(op: Operation) -> Meaning:
 
 def interpret(
     module: ModuleOp, inputs: Sequence[np.ndarray], ctx: Context, *, function: str = "main"
-) -> list[np.ndarray]:
+) -> list[Any]:
     """
     Run `@main` of `module`, whichever stage it is in, on `inputs`; its results in order.
     Errors: wrong number of inputs, an op without a meaning, an access outside its tensor.

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
-from xdsl.dialects.builtin import IntegerAttr, ShapedType, SymbolRefAttr
+from xdsl.dialects.builtin import IntegerAttr, MemRefType, SymbolRefAttr
 from xdsl.ir import Operation
 
 from stepwell.diagnostics import compile_error
@@ -99,7 +99,7 @@ def _get_global(machine: Machine, op: Operation) -> Results:
     if key not in machine.globals:
         definition = machine.functions[key]
         type = op.results[0].type
-        assert isinstance(type, ShapedType)
+        assert isinstance(type, MemRefType)
         value = value_of(definition.properties["initial_value"], machine.ctx)
         array = np.array(value, dtype_of(type.get_element_type())).reshape(type.get_shape())
         array.flags.writeable = False

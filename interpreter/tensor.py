@@ -5,7 +5,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from xdsl.dialects.builtin import DYNAMIC_INDEX, ShapedType
+from xdsl.dialects.builtin import DYNAMIC_INDEX, ShapedType, TensorType
 from xdsl.ir import Attribute, Operation, SSAValue
 
 from stepwell.diagnostics import compile_error
@@ -62,7 +62,7 @@ def drop_unit_axes(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 @meaning("tensor.empty")
 def _empty(machine: Machine, op: Operation) -> Results:
     type = op.results[0].type
-    assert isinstance(type, ShapedType)
+    assert isinstance(type, TensorType)
     return (machine.own(poison(shape_of(machine, type, op.operands), dtype_of(type.get_element_type()))),)
 
 
@@ -92,7 +92,7 @@ def _cast(machine: Machine, op: Operation) -> Results:
 @meaning("tensor.bitcast")
 def _bitcast(machine: Machine, op: Operation) -> Results:
     type = op.results[0].type
-    assert isinstance(type, ShapedType)
+    assert isinstance(type, TensorType)
     return (machine[op.operands[0]].view(dtype_of(type.get_element_type())),)
 
 
@@ -133,7 +133,7 @@ def _insert(machine: Machine, op: Operation) -> Results:
 @meaning("tensor.from_elements")
 def _from_elements(machine: Machine, op: Operation) -> Results:
     type = op.results[0].type
-    assert isinstance(type, ShapedType)
+    assert isinstance(type, TensorType)
     values = np.array(
         [np.asarray(v).item() for v in machine.get(op.operands)], dtype_of(type.get_element_type())
     )
@@ -214,7 +214,7 @@ def _pad(machine: Machine, op: Any) -> Results:
 @meaning("tensor.generate")
 def _generate(machine: Machine, op: Operation) -> Results:
     type = op.results[0].type
-    assert isinstance(type, ShapedType)
+    assert isinstance(type, TensorType)
     shape = shape_of(machine, type, op.operands)
     grid = list(np.indices(shape, sparse=True)) if shape else []
     (value,) = machine.run_region(op.regions[0], grid)

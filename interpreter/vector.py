@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from xdsl.dialects.builtin import ShapedType
+from xdsl.dialects.builtin import ShapedType, VectorType
 from xdsl.ir import Attribute, Operation
 from xdsl.ir.affine import AffineConstantExpr, AffineDimExpr, AffineMap
 
@@ -311,12 +311,12 @@ def _insert_strided_slice(machine: Machine, op: Operation) -> Results:
 @meaning("vector.from_elements")
 def _from_elements(machine: Machine, op: Operation) -> Results:
     type = op.results[0].type
-    assert isinstance(type, ShapedType)
+    assert isinstance(type, VectorType)
     return (np.array(machine.get(op.operands), dtype_of(type.get_element_type())).reshape(type.get_shape()),)
 
 
 @meaning("vector.bitcast")
 def _bitcast(machine: Machine, op: Operation) -> Results:
     type = op.results[0].type
-    assert isinstance(type, ShapedType)
+    assert isinstance(type, VectorType)
     return (np.ascontiguousarray(machine[op.operands[0]]).view(dtype_of(type.get_element_type())),)

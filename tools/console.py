@@ -88,7 +88,7 @@ class Console:
 
         from stepwell.diagnostics import diagnose, exit_code_of
 
-        if isinstance(error, ParseError):
+        if isinstance(error, ParseError) and isinstance(error.span.input.content, str):
             self.sources.setdefault(error.span.input.name, error.span.input.content)
         if self.debug:
             import traceback

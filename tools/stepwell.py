@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -450,7 +450,7 @@ def _bench(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
     for threads in counts:
         model = _load(arguments, threads, err)
         feeds = random_inputs(model.inputs, arguments.seed, _dims(arguments))
-        runs = {"stepwell": lambda model=model, feeds=feeds: model.run(feeds)}
+        runs: dict[str, Callable[[], Any]] = {"stepwell": lambda model=model, feeds=feeds: model.run(feeds)}
         if arguments.vs:
             session = _onnxruntime_session(arguments.model, threads)
             runs[arguments.vs] = lambda session=session, feeds=feeds: session.run(None, feeds)

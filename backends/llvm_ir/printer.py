@@ -758,8 +758,10 @@ def _argument_flags(attr: Any) -> str:
         if isinstance(value, UnitAttr) and key in ARGUMENT_FLAGS:
             texts.append(f" {ARGUMENT_FLAGS[key]}")
         elif key == "llvm.align":
+            assert isinstance(value, IntegerAttr), "a number of bytes"
             texts.append(f" align {value.value.data}")
         elif key == "llvm.dereferenceable":
+            assert isinstance(value, IntegerAttr), "a number of bytes"
             texts.append(f" dereferenceable({value.value.data})")
     return "".join(texts)
 

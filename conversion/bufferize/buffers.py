@@ -689,8 +689,8 @@ class FunctionRewriter:
             for i, r in enumerate(op.output)
             if not is_tensor(r) or i in carried
         ]
-        regions = [op.detach_region(region) for region in list(op.regions)]
-        new = scf.IfOp(op.cond, kept_types, *regions)
+        then, otherwise = [op.detach_region(region) for region in list(op.regions)]
+        new = scf.IfOp(op.cond, kept_types, then, otherwise)
         new.attributes.update(op.attributes)
         self._emit(new, op)
         travelling = iter(new.output)

@@ -100,7 +100,8 @@ def to_i32(
     axis: int | None = None,
 ) -> SSAValue:
     """The integers minus their zero point (a scalar, or one for each index of `axis`), as i32."""
-    inputs, at = [value], [list(dims(low.rank(value)))]
+    inputs = [value]
+    at: list[Sequence[AffineExpr | int]] = [dims(low.rank(value))]
     if zero is not None:
         inputs.append(zero)
         single = all(e == 1 for e in low.shape(zero))

@@ -336,7 +336,9 @@ def _expand(low: Lowering, op: Any) -> SSAValue:
     result_rank = len(low.result_shape(op))
 
     def asked(axis: int) -> Dim:
-        skip = result_rank - low.shape(target)[0]  # pyright: ignore
+        count = low.shape(target)[0]
+        assert isinstance(count, int), "the rank of the result is known, so is the number of its extents"
+        skip = result_rank - count
         mine = axis - (result_rank - len(own))
         value = low.scalar_index(target, axis - skip) if axis >= skip else None
         if mine < 0 or own[mine] == 1:
@@ -388,6 +390,7 @@ def _pad(low: Lowering, op: Any) -> SSAValue:
     after: list[Dim] = [0] * rank
     late = listed[3] is not None and low.known(listed[3]) is None
     if late:
+        assert listed[3] is not None, "only axes that are given can be known late"
         places = low[listed[3]]
         count = axis_count(low, places)
         for side, first in ((before, 0), (after, count)):

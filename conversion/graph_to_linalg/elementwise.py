@@ -267,9 +267,9 @@ def _integer_power(a: Scalar, b: Scalar) -> Scalar:
     result = inner.select(odd, result * base, result)
     halved = inner.wrap(inner.add(arith.ShRUIOp(rest.value, rest.lift(1).value)))
     block.add_op(scf.YieldOp(result.value, (base * base).value, halved.value))
-    bounds = [build.constant(n, IndexType()).value for n in (0, a.bits, 1)]
+    begin, end, step = (build.constant(n, IndexType()).value for n in (0, a.bits, 1))
     start = [build.constant(1, a.type).value, a.value, magnitude.value]
-    power = build.wrap(build.add(scf.ForOp(*bounds, start, Region(block))))
+    power = build.wrap(build.add(scf.ForOp(begin, end, step, start, Region(block))))
     power.unsigned = a.unsigned
     if exponent.unsigned:
         return power

@@ -138,7 +138,8 @@ def property_value(attribute: Attribute | None) -> Any:
         case StringAttr():
             return attribute.data
         case DenseArrayBase():
-            return list(attribute.get_values())
+            # xDSL types the method by element type, which a pattern cannot name.
+            return list(attribute.get_values())  # pyright: ignore[reportAttributeAccessIssue]
         case ArrayAttr():
             return [property_value(a) for a in attribute]
         case _:
@@ -178,6 +179,7 @@ class Lowering:
             extents = tuple(dims_of(old.type))
             if new.type != want:
                 assert isinstance(new.type, TensorType), f"{old.type} became {new.type}"
+                assert isinstance(want, TensorType), f"{old.type} lowers to {want}"
                 new = self.add(tensor.CastOp(new, want)).results[0]
             for axis, extent in enumerate(extents):
                 if isinstance(extent, Expr):
@@ -231,7 +233,8 @@ class Lowering:
         for result in op.results:
             self.check_size(result.type)
         if op.name.startswith("graph."):
-            check_op(self, op)
+            # Pyright meets this file by two paths (src/stepwell links to it), hence two classes of the name.
+            check_op(self, op)  # pyright: ignore[reportArgumentType]
             lower = LOWERINGS.get(op.name)
             if lower is None:
                 raise unsupported(
@@ -516,7 +519,7 @@ class Lowering:
         operands = [*inputs, *inits]
         maps = [_map_attr(rank, exprs) for _, exprs in operands]
         block = Block(arg_types=[self.element(v) for v, _ in operands])
-        build = Body(block, self, self.op)
+        build = Body(block, self, self.op)  # pyright: ignore[reportArgumentType]  # as in `lower`
         flags = [*unsigned, *[False] * (len(operands) - len(unsigned))]
         arguments = [Scalar(build, v, u) for v, u in zip(block.args, flags, strict=True)]
         if widen:
@@ -680,7 +683,8 @@ class Lowering:
         if own == shape:
             return value
         if (array := self.data(value)) is not None and all(isinstance(d, int) for d in shape):
-            return self.tensor_constant(np.ascontiguousarray(array).reshape(shape), self.element(value))
+            numbers = [d for d in shape if isinstance(d, int)]
+            return self.tensor_constant(np.ascontiguousarray(array).reshape(numbers), self.element(value))
         groups = _reassociate(own, shape)
         if groups is None:
             if not own:  # a scalar; xDSL knows no expand_shape of rank 0

@@ -24,7 +24,7 @@ def _parameter(low: Lowering, op: Any, value: SSAValue, rank: int, axis: int) ->
         if len(own) != rank or not block:
             raise unsupported(op, "its scale has neither one element nor one a channel", "quantise in blocks")
         return [d // block if a == axis % rank else d for a, d in enumerate(dims(rank))]
-    return [0] if own[0] == 1 else [dims(rank)[axis % rank]]
+    return [0] if own == (1,) else [dims(rank)[axis % rank]]
 
 
 def rounded(x: Scalar, zero: Scalar | None, element: Any, unsigned: bool) -> Scalar:

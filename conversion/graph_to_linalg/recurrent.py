@@ -34,7 +34,9 @@ class _Layer:
         self.clip = low.attr(op, "clip")
         self.lengths = lengths
         self.x = x = low.transpose(x, [1, 0, 2]) if self.batch_first else x
-        self.hidden = int(low.attr(op, "hidden_size") or low.shape(r)[-1])
+        hidden = low.attr(op, "hidden_size") or low.shape(r)[-1]
+        assert isinstance(hidden, int), "the checks refuse recurrent weights of unknown shape"
+        self.hidden = hidden
         self.element = low.element(x)
         self.time, self.batch, _ = low.shape(x)
         self.gates = gates

@@ -155,11 +155,13 @@ def _finished(
     finish = _KINDS[kind].finish
     if kind == "mean":
 
-        def finish(v: Scalar) -> Scalar:
+        def mean(v: Scalar) -> Scalar:
             v.unsigned = unsigned
             if v.is_float:
                 return v * (1.0 / count) if isinstance(count, int) else v / v.body.extent(count).cast(v.type)
             return v / (v.lift(count) if isinstance(count, int) else v.body.extent(count).cast(v.type))
+
+        finish = mean
 
     if finish is None and low.element(result) == element:
         return result

@@ -195,6 +195,7 @@ def _resize_dynamic(low: Lowering, op: Any, x: SSAValue) -> SSAValue:
             return own[axis]
         if sizes is not None:
             return low.dim_of(low.scalar_index(sizes, axes.index(axis)))
+        assert scales is not None, "what has no sizes has scales"
         scale = low.extract(scales, [axes.index(axis)])
         build = Body(low.block, low, op)
         extent = build.extent(own[axis]).cast(f32) * Scalar(build, scale)
@@ -278,6 +279,7 @@ def _resize_along_axes(low: Lowering, op: Any, x: SSAValue) -> SSAValue:
             ratios = [ratio] * len(axes)
             wanted = [(ratio * n + 0.5).floor().as_integer(i64, False).as_index() for n in lengths]
     else:
+        assert scales is not None, "what has no sizes has scales"
         ratios = [build.wrap(low.extract(scales, [k])) for k in range(len(axes))]
         wanted = [
             (r * n).floor().as_integer(i64, False).as_index() for r, n in zip(ratios, lengths, strict=True)

@@ -216,16 +216,8 @@ class Scalar:
 
     def remainder(self, other: Operand) -> "Scalar":
         """What `divided` leaves: the sign is that of the dividend."""
-        if self.is_float:
-            return self.fmod(other)
+        assert not self.is_float, "the remainder of integers"
         return self._guarded(other, arith.RemSIOp, arith.RemUIOp, 0, False)
-
-    def fmod(self, other: Operand) -> "Scalar":
-        """`x - y * trunc(x / y)`, exact as C's fmod while the quotient is below the integers of the type."""
-        right = self.lift(other)
-        from stepwell.dialects.arith import RemfOp
-
-        return self._new(RemfOp(self.value, right.value))
 
     def floor_divided(self, other: int) -> "Scalar":
         """Division by a positive number that rounds down, of an `index`."""
@@ -356,6 +348,7 @@ class Scalar:
         if isinstance(source, IndexType):
             return Scalar(self.body, self.body.add(arith.IndexCastOp(self.value, i64))).as_float(type)
         unsigned = self.unsigned or self.is_bool
+        assert isinstance(type, AnyFloat), f"{type} is no float"
         return self._new((arith.UIToFPOp if unsigned else arith.SIToFPOp)(self.value, type), False)
 
     def as_index(self) -> "Scalar":
@@ -400,6 +393,7 @@ class Scalar:
         return self.body.select(below, low, result)
 
     def _converted(self, number: "Scalar", type: Attribute, unsigned: bool) -> "Scalar":
+        assert isinstance(type, IntegerType), f"{type} is no integer"
         op = arith.FPToUIOp if unsigned else arith.FPToSIOp
         return Scalar(self.body, self.body.add(op(number.value, type)), unsigned)
 

@@ -5,7 +5,7 @@ An index is kept in linear form beside its value, so that the constant parts of 
 `getelementptr` and neighbouring rows share a base.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,7 +52,7 @@ DYNAMIC = DYNAMIC_INDEX
 _GEP_DYNAMIC = DenseArrayBase.from_list(i32, [GEP_USE_SSA_VAL])
 _NO_WRAP_FLAGS = IntegerAttr(0, i32)
 _NSW = {"overflowFlags": IntegerAttr(1, i32)}
-_NO_WRAP = {"overflowFlags": IntegerAttr(0, i32)}
+_NO_WRAP: dict[str, Attribute] = {"overflowFlags": IntegerAttr(0, i32)}
 _DEFAULTS: dict[str, dict[str, Attribute]] = dict.fromkeys(("add", "sub", "mul", "shl"), _NO_WRAP)
 """Properties that the parser fills in, so that what is printed reads back as the same op."""
 _CONTRACT = FastMathAttr([FastMathFlag.ALLOW_CONTRACT])
@@ -176,7 +176,7 @@ class FunctionLowering:
         name: str,
         operands: Sequence[SSAValue] = (),
         type: Attribute | None = None,
-        properties: dict[str, Attribute] | None = None,
+        properties: Mapping[str, Attribute] | None = None,
         successors: Sequence[Block] = (),
     ) -> SSAValue:
         """Append `llvm.<name>` to the current block; its result, or for an op without one any operand."""

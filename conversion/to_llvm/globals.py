@@ -90,7 +90,8 @@ def convert_globals(module: ModuleOp) -> None:
             data = [int(v) for v in value.get_values()]  # pyright: ignore
             flat = DenseAttr.from_list(TensorType(i8, [len(data)]), data)
         else:
-            flat = DenseAttr(TensorType(element, [len(value)]), value.data)
+            # `memory_type` gives integers and floats only; xDSL wants it said in the type.
+            flat = DenseAttr(TensorType(element, [len(value)]), value.data)  # pyright: ignore[reportArgumentType]
         name = op.properties["sym_name"].data
         new = GlobalOp(
             LLVMArrayType(_count(type), element), name, "private", constant=True, value=_full(flat, type),

@@ -153,7 +153,8 @@ def _wrapper(func: Any, body: FuncOp, buffers: int, dims: int, attributes: dict[
     entry = Block(arg_types=KERNEL_TYPE.inputs.data)
     low = FunctionLowering({}, entry)
     alignment: dict[str, Attribute] = {}
-    ordering = llvm_op("load")(entry.args[0], PTR, alignment=8).properties
+    # The constructor is that of xDSL's load, which is only looked up by its name here.
+    ordering = llvm_op("load")(entry.args[0], PTR, alignment=8).properties  # pyright: ignore[reportCallIssue]
     alignment.update(ordering)
     arguments = []
     for count, base, type in ((buffers, entry.args[0], PTR), (dims, entry.args[1], i64)):

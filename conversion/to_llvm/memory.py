@@ -5,7 +5,9 @@ from typing import Any
 
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
+    I64,
     DenseArrayBase,
+    FloatAttr,
     IntegerAttr,
     MemRefType,
     NoneAttr,
@@ -199,7 +201,7 @@ def splat(low: FunctionLowering, value: SSAValue, width: int) -> SSAValue:
     """Every lane `value`."""
     known = value.owner.properties.get("value") if hasattr(value.owner, "properties") else None  # pyright: ignore
     type = VectorType(value.type, [width])
-    if known is not None and hasattr(known, "value"):
+    if isinstance(known, IntegerAttr | FloatAttr):
         return low.splat(known.value.data, type)
     single = low.emit("insertelement", (low.poison(type), value, low.integer(0)), type)
     zeros = {"mask": DenseArrayBase.from_list(i32, [0] * width)}
@@ -328,7 +330,7 @@ def _vector_bitcast(low: FunctionLowering, op: Any) -> None:
 # --- views -----------------------------------------------------------------------------------------
 
 
-def _mixed(low: FunctionLowering, static: DenseArrayBase, dynamic: Sequence[SSAValue]) -> list[Size]:
+def _mixed(low: FunctionLowering, static: DenseArrayBase[I64], dynamic: Sequence[SSAValue]) -> list[Size]:
     values = iter(dynamic)
     return [low.size(next(values)) if v == DYNAMIC_INDEX else int(v) for v in static.iter_values()]
 

@@ -275,7 +275,7 @@ class GraphOp(IRDLOperation):
 
     @wanted_outputs.setter
     def wanted_outputs(self, count: int) -> None:
-        self.__dict__["__wanted__"] = count
+        vars(self)["__wanted__"] = count
 
     def set_results(self, types: Sequence[Attribute | None]) -> None:
         """Give a new op its results; None marks an optional one that is absent."""
@@ -363,11 +363,11 @@ class GraphOp(IRDLOperation):
         return unknown() if self.__dict__.get("__verifying__") else fresh_symbol(self)
 
     def verify_(self) -> None:
-        self.__dict__["__verifying__"] = True
+        vars(self)["__verifying__"] = True
         try:
             want = self.infer_types()
         finally:
-            del self.__dict__["__verifying__"]
+            del vars(self)["__verifying__"]
         if len(want) != len(self.results):
             raise VerifyException(f"{self.name}: has {len(self.results)} results, must have {len(want)}")
         for i, (expected, result) in enumerate(zip(want, self.results, strict=True)):
@@ -423,7 +423,7 @@ class GraphOp(IRDLOperation):
         parser.parse_punctuation(":")
         types = parser.parse_comma_separated_list(parser.Delimiter.PAREN, parser.parse_type)
         parser.parse_punctuation("->")
-        results: Sequence[Attribute | None]
+        results: Sequence[Attribute | None] | None
         results = parser.parse_optional_comma_separated_list(
             parser.Delimiter.PAREN, lambda: _parse_type(parser)
         )

@@ -101,7 +101,8 @@ class ConstantOfShapeOp(GraphOp):
         (number, *_) = self.value.get_values()
         if not isinstance(number, int) or not 0 <= extents[0] <= MAX_TRACKED:
             return None
-        return [number] * extents[0]
+        elements: list[Dim] = [number] * extents[0]
+        return elements
 
 
 @operator

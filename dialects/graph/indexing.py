@@ -218,8 +218,9 @@ class TopKOp(GraphOp):
         axis = axis_of(self, self.get("axis"), len(shape))
         k = symbolic_value(self.k)
         count = k[0] if k else self.fresh(0, axis)
-        if isinstance(count, int) and isinstance(shape[axis], int) and not 0 <= count <= shape[axis]:
-            raise VerifyException(f"{self.name}: k {count} must lie in [0, {shape[axis]}]")
+        extent = shape[axis]
+        if isinstance(count, int) and isinstance(extent, int) and not 0 <= count <= extent:
+            raise VerifyException(f"{self.name}: k {count} must lie in [0, {extent}]")
         shape[axis] = count
         return [tensor_type(shape, element_type(self.x)), tensor_type(shape, i64)]
 

@@ -489,7 +489,7 @@ class ShapeAttr(ParametrizedAttribute):
     """
 
     name = "graph.shape"
-    dims: ArrayAttr[Attribute] = param_def(ArrayAttr[Attribute])
+    dims: ArrayAttr[Attribute] = param_def()
 
     def verify(self) -> None:
         for dim in self.dims:
@@ -555,7 +555,7 @@ def tensor_type(dims: Sequence[Dim], element: Attribute) -> TensorType[Attribute
     if len(key) > MAX_RANK:
         raise VerifyException(f"a result would have rank {len(key)}, more than {MAX_RANK}")
     if all(type(d) is int for d in key):
-        if prod(d or 1 for d in key) > MAX_ELEMENTS:  # pyright: ignore[reportArgumentType]
+        if prod(d or 1 for d in key) > MAX_ELEMENTS:  # pyright: ignore[reportArgumentType, reportOperatorIssue]
             raise VerifyException(f"a result of the extents [{print_dims(key)}] cannot be addressed")
         for d in key:
             if d < 0:  # pyright: ignore[reportOperatorIssue]

@@ -49,7 +49,7 @@ class SequenceType(ParametrizedAttribute, TypeAttribute):
     """A list of values of one type, of a length known at run time."""
 
     name = "graph.sequence"
-    element: Attribute = param_def(Attribute)
+    element: Attribute = param_def()
 
 
 @irdl_attr_definition
@@ -57,7 +57,7 @@ class OptionalType(ParametrizedAttribute, TypeAttribute):
     """A value that may be absent."""
 
     name = "graph.optional"
-    element: Attribute = param_def(Attribute)
+    element: Attribute = param_def()
 
 
 STRING = StringType()

@@ -150,7 +150,7 @@ def _activate(call: Call, emitter: Emitter, data: SSAValue, parameters: Sequence
         return emitter.emit("Clip", data, low, high)[0]
     if name not in _ACTIVATIONS:
         raise emitter.missing(call, f"the fused activation {name!r}", "export without graph optimisations")
-    given = dict(zip(_ACTIVATIONS[name], parameters, strict=False))
+    given: dict[str, Any] = dict(zip(_ACTIVATIONS[name], parameters, strict=False))
     return emitter.emit(name, data, **given)[0]
 
 

@@ -363,7 +363,7 @@ class Importer:
         ):
             return True
         newest = _schema(node.op_type, domain, 1 << 30)
-        return newest is not None and (newest.has_function or newest.has_context_dependent_function)
+        return newest is not None and _has_body(newest)
 
     # Nodes
 
@@ -502,7 +502,9 @@ class Importer:
     def _standard(self, call: Call) -> Sequence[SSAValue | None]:
         if call.domain == "com.microsoft" or (not call.domain and call.op in DEFAULT_DOMAIN):
             if rule := CONTRIB.get(call.op):
-                return list(rule(call, self))
+                results = rule(call, self)
+                assert results is not None, "a rule of a contributed operator makes its results"
+                return list(results)
         if not call.domain and call.op == "LayerNormalization":
             # ONNX Runtime writes it into opsets that did not have it yet.
             call.version = max(call.version, 17)
@@ -540,7 +542,8 @@ class Importer:
                     continue
                 known = ", ".join(schema.attributes) or "none"
                 raise failure(call.where, f"the unknown attribute {quoted(name)}", f"the attributes: {known}")
-            if not _ATTRIBUTE_CLASS[int(formal.type)](value):
+            # onnx's stubs do not say that its enums are numbers
+            if not _ATTRIBUTE_CLASS[int(formal.type)](value):  # pyright: ignore[reportArgumentType]
                 kind = str(formal.type).rsplit(".", 1)[-1].lower()
                 raise failure(call.where, f"the attribute {name} is no {kind}", "export the model again")
         for name, formal in schema.attributes.items():
@@ -602,7 +605,7 @@ class Importer:
 
     def emit(
         self, op: str, *operands: SSAValue | None, results: int = 1, **attributes: Any
-    ) -> list[SSAValue | None]:
+    ) -> list[SSAValue]:
         schema = _schema(op, "", 1 << 30)
         assert schema is not None, f"{op} must be an operator of the newest opset"
         made = self._build(op, "", list(operands), attributes, [True] * results)[:results]
@@ -641,7 +644,7 @@ class Importer:
             operands = operands[:-1]
         kind = building.operators_of(domain).get(op)
         if kind is None:
-            if schema is None or not (schema.has_function or schema.has_context_dependent_function):
+            if schema is None or not _has_body(schema):
                 raise UnsupportedError(
                     f"{self.where}: operator {op} is not supported; export the model otherwise"
                 )
@@ -652,7 +655,8 @@ class Importer:
         regions = {name: value for name, value in attributes.items() if isinstance(value, Subgraph)}
         plain = {name: value for name, value in attributes.items() if name not in regions}
         if regions:
-            return build_with_regions(self, kind, operands, plain, regions)
+            # Pyright meets this file by two paths (src/stepwell links to it), hence two classes of the name.
+            return list(build_with_regions(self, kind, operands, plain, regions))  # pyright: ignore[reportArgumentType]
         return self.place(building.build(kind, operands, plain, used))
 
     def place(self, op: GraphOp) -> list[SSAValue | None]:
@@ -719,7 +723,7 @@ class Importer:
 
     def _standard_body(
         self,
-        schema: onnx.defs.OpSchema,
+        schema: Any,  # an OpSchema, with more members than onnx's stubs know
         operands: Sequence[SSAValue | None],
         attributes: Mapping[str, Any],
         used: Sequence[bool],
@@ -739,7 +743,8 @@ class Importer:
                 value = onnx.numpy_helper.from_array(value)
             elif isinstance(value, Subgraph):
                 value = value.graph
-            node.attribute.append(onnx.helper.make_attribute(name, value, attr_type=int(formal.type)))
+            kind = int(formal.type)  # pyright: ignore[reportArgumentType]  # as in `_check_attributes`
+            node.attribute.append(onnx.helper.make_attribute(name, value, attr_type=kind))
         types = [building.type_proto(v.type).SerializeToString() if v is not None else b"" for v in operands]
         version = max(schema.context_dependent_function_opset_versions)
         text = schema.get_context_dependent_function_with_opset_version(
@@ -819,6 +824,11 @@ def _without(node: onnx.NodeProto, absent: set[str]) -> onnx.NodeProto:
     copy.CopyFrom(node)
     copy.input[:] = ["" if name in absent else name for name in node.input]
     return copy
+
+
+def _has_body(schema: Any) -> bool:
+    """Whether ONNX defines the operator by others. `schema` is an OpSchema; onnx's stubs lack what is asked of it."""
+    return schema.has_function or schema.has_context_dependent_function
 
 
 @lru_cache(maxsize=4096)

@@ -200,7 +200,7 @@ def checked_count(dims: list[int], where: str) -> int:
 
 
 _T = onnx.TensorProto
-_STORED_IN = {
+_STORED_IN: dict[int, str] = {
     **dict.fromkeys((_T.FLOAT, _T.COMPLEX64), "float_data"),
     **dict.fromkeys((_T.DOUBLE, _T.COMPLEX128), "double_data"),
     **dict.fromkeys((_T.UINT32, _T.UINT64), "uint64_data"),

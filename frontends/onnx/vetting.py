@@ -149,7 +149,7 @@ def _vet_nodes(
 
 
 _A = onnx.AttributeProto
-_FIELD_OF = {
+_FIELD_OF: dict[int, str] = {
     _A.FLOAT: "f",
     _A.INT: "i",
     _A.STRING: "s",

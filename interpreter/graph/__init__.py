@@ -62,6 +62,7 @@ def run_graph_op(machine: Any, op: Operation) -> Sequence[Any]:
         return _run_scan(machine, op, operands)
     if isinstance(op, SequenceMapOp):
         lists: list[list[Any]] = []
+        assert operands[0] is not None, "the sequence is required"
         for i, _ in enumerate(operands[0]):
             arguments = [x[i] if isinstance(x, list) else x for x in operands]
             lists.append(machine.run_region(op.body, arguments))

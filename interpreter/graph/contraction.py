@@ -1,12 +1,14 @@
 """What contractions, convolutions and pooling compute."""
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from stepwell.dialects.graph import GraphOp
 from stepwell.dialects.graph.contraction import ConvTransposeOp, EinsumOp, Window
+from stepwell.dialects.graph.shape import Dim
 from stepwell.interpreter.graph.evaluation import evaluates
 
 Array = Any
@@ -40,17 +42,25 @@ def _det(op: GraphOp, x: Array) -> Array:
     return np.linalg.det(x)
 
 
+def _numbers(extents: Sequence[Dim]) -> list[int]:
+    """What a window has of an array, of which nothing is symbolic."""
+    numbers = [extent for extent in extents if isinstance(extent, int)]
+    assert len(numbers) == len(extents), f"{extents} of an array"
+    return numbers
+
+
 def windows(x: Array, window: Window, fill: Any) -> Array:
     """`[n, c, out.., kernel..]`: every window of the padded input."""
     rank = len(window.kernel)
     pads = [(0, 0), (0, 0)]
-    for i in range(rank):
-        needed = (window.output[i] - 1) * window.strides[i] + window.reach[i]
-        begin = window.pads_begin[i]
-        pads.append((begin, max(window.pads_end[i], needed - begin - x.shape[2 + i])))
+    output, reach = _numbers(window.output), _numbers(window.reach)
+    begins, ends = _numbers(window.pads_begin), _numbers(window.pads_end)
+    for i, begin in enumerate(begins):
+        needed = (output[i] - 1) * window.strides[i] + reach[i]
+        pads.append((begin, max(ends[i], needed - begin - x.shape[2 + i])))
     padded = np.pad(x, pads, constant_values=fill)
-    view = np.lib.stride_tricks.sliding_window_view(padded, window.reach, axis=tuple(range(2, 2 + rank)))
-    places = [slice(0, (o - 1) * s + 1, s) for o, s in zip(window.output, window.strides, strict=True)]
+    view = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=tuple(range(2, 2 + rank)))
+    places = [slice(0, (o - 1) * s + 1, s) for o, s in zip(output, window.strides, strict=True)]
     taps = [slice(None, None, d) for d in window.dilations]
     return view[(slice(None), slice(None), *places, *taps)]
 
@@ -174,8 +184,9 @@ def _max_pool(op: GraphOp, x: Array) -> Array:
     values = np.take_along_axis(flat, best[..., None], axis=-1)[..., 0]
     taps = np.unravel_index(best, view.shape[2 + rank :])
     space = []
+    output, begins = _numbers(window.output), _numbers(window.pads_begin)
     for i in range(rank):
-        base = np.arange(window.output[i]) * window.strides[i] - window.pads_begin[i]
+        base = np.arange(output[i]) * window.strides[i] - begins[i]
         shape = [1] * values.ndim
         shape[2 + i] = -1
         space.append(base.reshape(shape) + taps[i] * window.dilations[i])
@@ -196,7 +207,7 @@ def _average_pool(op: GraphOp, x: Array) -> Array:
     total = windows(x, window, 0).sum(axis=axes)
     ones = np.ones((1, 1, *x.shape[2:]), x.dtype)
     if op.get("count_include_pad"):
-        pads = list(zip(window.pads_begin, window.pads_end, strict=True))
+        pads = list(zip(_numbers(window.pads_begin), _numbers(window.pads_end), strict=True))
         padded = np.pad(ones, [(0, 0), (0, 0), *pads], constant_values=1)
         bare = Window(op, x.shape[2:], op.get("kernel_shape"), bool(op.get("ceil_mode")))
         bare.pads_begin, bare.pads_end = [0] * rank, [0] * rank

@@ -244,9 +244,9 @@ def _print_function(self: FuncOp, printer: Printer) -> None:
 MLIRLexer._unescaped_characters_regex = re.compile(r'"(?:[^"\\\n\v\f]|\\(?:["nt\\]|[0-9A-Fa-f]{2}))*"')
 
 
-def _lex_string(self: MLIRLexer, start: int) -> MLIRToken:
+def _lex_string(self: MLIRLexer, start_pos: int) -> MLIRToken:
     """As xDSL's, but escaped UTF-8 is a string too: that is how the printer spells what is not ASCII."""
-    token = _lex_string_of_xdsl(self, start)
+    token = _lex_string_of_xdsl(self, start_pos)
     if token.kind is not MLIRTokenKind.BYTES_LIT:
         return token
     try:

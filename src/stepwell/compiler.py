@@ -285,8 +285,8 @@ class Compilation:
     def report(self) -> str:
         """Kernels, weights and memory in a few lines."""
         weights = sum(array.nbytes for _, array in self.weights())
-        names = [op.sym_name.data for op in self.module.body.block.ops if hasattr(op, "sym_name")]
-        lines = [f"functions: {len(names)}", f"weights: {weights / 1e6:.1f} MB"]
+        functions = sum(hasattr(op, "sym_name") for op in self.module.body.block.ops)
+        lines = [f"functions: {functions}", f"weights: {weights / 1e6:.1f} MB"]
         if self.arena_bytes is not None:
             lines.append(f"arena: {self.arena_bytes / 1e6:.1f} MB")
         return "\n".join(lines)
@@ -358,7 +358,7 @@ def reproducer_heading(pipeline: str) -> str:
     return f"// RUN: stepwell-opt %s -p '{pipeline}'\n"
 
 
-def prefix_from(path: str | Path) -> str:
+def prefix_from(path: str | os.PathLike) -> str:
     """The symbol prefix of a library made from the file `path`: its stem as a C identifier."""
     stem = "".join(c if c.isascii() and c.isalnum() else "_" for c in Path(path).stem)
     return stem if stem and not stem[0].isdigit() else f"model_{stem}"

@@ -65,7 +65,9 @@ def _fastest(conv: GraphOp, target: Target) -> int:
     last = conv.get("layout") == "nhwc"
     extents = [d if isinstance(d, int) else _GUESS for d in (output[1:-1] if last else output[2:])]
     batch = output[0] if isinstance(output[0], int) else 1
-    oc, ic, *_ = static_shape(conv.operands[1]) or ()
+    weights = static_shape(conv.operands[1])
+    assert weights is not None, "a convolution with a choice has weights of known shape"
+    oc, ic, *_ = weights
     lanes = target.lanes(4)
     ic, oc = -(-ic // lanes) * lanes, -(-oc // lanes) * lanes
     costs = {0: _LEAST_GAIN * _direct_ns(batch, extents, ic, oc, target)}

@@ -64,11 +64,12 @@ class RecordSignaturePass(ModulePass):
 
 
 def _signature(function: FuncOp) -> DictionaryAttr:
-    def entries(types: list[Attribute], attributes: ArrayAttr | None, kind: str) -> ArrayAttr:
+    def entries(types: list[Attribute], attributes: ArrayAttr[DictionaryAttr] | None, kind: str) -> ArrayAttr:
         described: list[DictionaryAttr] = []
         for place, type in enumerate(types):
             own = attributes.data[place].data if attributes else {}
             name = own.get("graph.name", StringAttr(f"{kind}{place}"))
+            assert isinstance(name, StringAttr), "graph.name is a text"
             described.append(describe(function, name.data, type))
         return ArrayAttr(described)
 

@@ -117,7 +117,7 @@ def _reshape_to_type(data: SSAValue, op: GraphOp, emitter: Emitter) -> Values | 
     made = emitter.emit("Reshape", data, emitter.ints(extents), allowzero=0)
     if made.results[0].type != op.results[0].type:
         # The extent that is left to the op has to keep the name it had.
-        made.results = ()
+        made.results = made.results[:0]
         made.set_results([op.results[0].type])
     return [made.results[0]]
 
@@ -161,7 +161,7 @@ def _is_neutral(name: str, value: Any) -> bool:
 # neg(neg(x)) == x;  not(not(x)) == x;  bitwise_not likewise
 def drop_double_negation(op: GraphOp, emitter: Emitter) -> Values | None:
     inner = op.operands[0].owner
-    return [inner.operands[0]] if type(inner) is type(op) else None
+    return [inner.operands[0]] if isinstance(inner, GraphOp) and type(inner) is type(op) else None
 
 
 # relu(relu(x)) == relu(x);  the same for abs, ceil, floor, round, sign

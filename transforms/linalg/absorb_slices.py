@@ -309,7 +309,8 @@ class _Kernels:
             for axis, extent in enumerate(type.get_shape())
         ]
         inner = [minus(e, b + a) for e, b, a in zip(whole, low, high, strict=True)]
-        fill = put(arith.ConstantOp(value))
+        # the value of a fill or of a pad: a number
+        fill = put(arith.ConstantOp(value))  # pyright: ignore[reportArgumentType]
         for axis in range(len(whole)):
             for width, start in ((low[axis], 0), (high[axis], minus(whole[axis], high[axis]))):
                 if width == 0:

@@ -238,9 +238,8 @@ class _Kernel:
             if dim is not None and (other := self._turned(root, dim)) is not None:
                 lanes = min(self.target.lanes(_widest(root.op)), _BLOCK)
                 for d in (dim, other):
-                    vector[d] = (
-                        lanes if root.extents[d] is None else min(lanes, _power_of_two(root.extents[d]))
-                    )
+                    extent = root.extents[d]
+                    vector[d] = lanes if extent is None else min(lanes, _power_of_two(extent))
                     tile[d] = _CHUNK_SIDE
                 return tile, vector, []
             self._chunk(root, tile, vector)

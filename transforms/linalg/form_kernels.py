@@ -94,7 +94,8 @@ class FormKernelsPass(ModulePass):
                 use.operation in covered and use.index >= len(_generic(use.operation).inputs)
                 for use in op.results[0].uses
             ):
-                groups.append(_Group([op], 0))
+                # A fill is the one op besides a generic that is a kernel, always alone.
+                groups.append(_Group([op], 0))  # pyright: ignore[reportArgumentType]
         return sorted(groups, key=lambda g: order[g.ops[-1]])
 
     def _joined_rows(self, producer: "_Group", group: "_Group", op: linalg.GenericOp) -> int | None:
@@ -190,8 +191,9 @@ def _shared_rows(value: SSAValue, read: AffineMap, reader: linalg.GenericOp) -> 
     parallel = set(parallel_dims(reader))
     count = 0
     for w, r in zip(written.results, read.results, strict=True):
-        same = isinstance(w, AffineDimExpr) and isinstance(r, AffineDimExpr)
-        if not same or w.position != count or r.position != count or count not in parallel:
+        if not isinstance(w, AffineDimExpr) or not isinstance(r, AffineDimExpr):
+            break
+        if w.position != count or r.position != count or count not in parallel:
             break
         count += 1
     return count

@@ -8,7 +8,9 @@ from xdsl.dialects.builtin import (
     AnyFloat,
     DenseIntOrFPElementsAttr,
     FloatAttr,
+    IndexType,
     IntegerAttr,
+    IntegerType,
     ModuleOp,
 )
 from xdsl.dialects.linalg import ops as linalg
@@ -109,10 +111,10 @@ def _splat_value(value: SSAValue) -> SSAValue | FloatAttr | IntegerAttr | None:
         element, data = dense.get_element_type(), dense.data.data
         width = element.compile_time_size
         if data and data == data[:width] * (len(data) // width):
-            number = element.unpack(data[:width], 1)[0]
-            return (
-                FloatAttr(number, element) if isinstance(element, AnyFloat) else IntegerAttr(number, element)
-            )
+            if isinstance(element, AnyFloat):
+                return FloatAttr(element.unpack(data[:width], 1)[0], element)
+            assert isinstance(element, IntegerType | IndexType), f"no op computes on {element}"
+            return IntegerAttr(element.unpack(data[:width], 1)[0], element)
     return None
 
 

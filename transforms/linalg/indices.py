@@ -38,6 +38,7 @@ def bound_of(value: Extent) -> int | None:
     """A number that `value`, an extent, does not exceed, if one is known."""
     if (number := constant_of(value)) is not None:
         return number
+    assert not isinstance(value, int), "a number is its own constant"
     if isinstance(op := value.owner, arith.MinUIOp | arith.MinSIOp):
         bounds = [b for operand in op.operands if (b := bound_of(operand)) is not None]
         return min(bounds, default=None)
@@ -102,7 +103,8 @@ class IndexBuilder:
     def attribute(self, value: Attribute, type: Attribute) -> SSAValue:
         """A constant, interned."""
         if (known := self._constants.get((type, value))) is None:
-            op = arith.ConstantOp(value, type)
+            # xDSL names four classes of values; which they are, `type` says here.
+            op = arith.ConstantOp(value, type)  # pyright: ignore[reportArgumentType]
             if self._last_constant is not None:
                 self._entry.insert_op_after(op, self._last_constant)
             elif self._entry.first_op is not None:

@@ -7,6 +7,7 @@ from xdsl.context import Context
 from xdsl.dialects import arith, func, tensor
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
+    I64,
     AffineMapAttr,
     DenseArrayBase,
     IndexType,
@@ -414,7 +415,7 @@ def _computed(value: SSAValue) -> SSAValue:
     return value.owner.source if isinstance(value.owner, tensor.InsertSliceOp) else value
 
 
-def _mixed(static: DenseArrayBase, dynamic: Sequence[SSAValue]) -> list[Extent]:
+def _mixed(static: DenseArrayBase[I64], dynamic: Sequence[SSAValue]) -> list[Extent]:
     return list(get_dynamic_index_list(static.get_values(), dynamic, DYNAMIC_INDEX))
 
 

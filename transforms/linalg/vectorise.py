@@ -8,6 +8,7 @@ from xdsl.dialects import arith, func, scf, tensor, vector
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
     AffineMapAttr,
+    AnyFloat,
     ArrayAttr,
     BoolAttr,
     DenseIntOrFPElementsAttr,
@@ -178,16 +179,16 @@ def _neutral(kind: CombiningKindFlag, type: Attribute) -> Attribute:
     """`combine(neutral, x) == x`."""
     if isinstance(type, IntegerType | IndexType):
         width = type.width.data if isinstance(type, IntegerType) else 64
-        number = {
+        numbers = {
             CombiningKindFlag.MUL: 1,
             CombiningKindFlag.AND: -1,
             CombiningKindFlag.MAXSI: -(1 << (width - 1)),
             CombiningKindFlag.MINSI: (1 << (width - 1)) - 1,
             CombiningKindFlag.MINUI: -1,
-        }.get(kind, 0)
+        }
         if width == 1 and isinstance(type, IntegerType):
-            number = {CombiningKindFlag.MAXSI: -1, CombiningKindFlag.MINSI: 0}.get(kind, number)
-        return IntegerAttr(number, type)
+            numbers |= {CombiningKindFlag.MAXSI: -1, CombiningKindFlag.MINSI: 0}
+        return IntegerAttr(numbers.get(kind, 0), type)
     infinity = float("inf")
     value = {
         CombiningKindFlag.ADD: -0.0,
@@ -197,7 +198,8 @@ def _neutral(kind: CombiningKindFlag, type: Attribute) -> Attribute:
         CombiningKindFlag.MINIMUMF: infinity,
         CombiningKindFlag.MINNUMF: infinity,
     }[kind]
-    return FloatAttr(value, type)  # pyright: ignore[reportArgumentType]
+    assert isinstance(type, AnyFloat), f"no reduction combines {type}"
+    return FloatAttr(value, type)
 
 
 class _Emitter:
@@ -318,13 +320,13 @@ class _Emitter:
             return body(carried) if start < end else carried
         build = self.build
         block = Block(arg_types=[IndexType(), *(c.type for c in carried)])
-        bounds = build.values([start, end, step])
+        first, last, stride = build.values([start, end, step])
         with build.inside(block):
             self.index[dim] = block.args[0]
             if rest:
                 self.partial[dim] = build.minus(end, block.args[0])
             build.add(scf.YieldOp(*body(list(block.args[1:]))))
-        return list(build.add(scf.ForOp(*bounds, carried, Region(block))).results)
+        return list(build.add(scf.ForOp(first, last, stride, carried, Region(block))).results)
 
     # One tile: accumulators, the reduction loops, the write.
 
@@ -499,9 +501,11 @@ class _Emitter:
         build = self.build
         if isinstance(op, arith.AddiOp) and {o.kind for o in operands} == {"linear", "scalar"}:
             along = max(o.along for o in operands)
-            return _Value(build.add(arith.AddiOp(*(o.value for o in operands))).result, "linear", along)
+            return _Value(
+                build.add(arith.AddiOp(operands[0].value, operands[1].value)).result, "linear", along
+            )
         if isinstance(op, arith.SubiOp) and [o.kind for o in operands] == ["linear", "scalar"]:
-            value = build.add(arith.SubiOp(*(o.value for o in operands))).result
+            value = build.add(arith.SubiOp(operands[0].value, operands[1].value)).result
             return _Value(value, "linear", operands[0].along)
         if isinstance(op, arith.IndexCastOp) and operands[0].kind == "linear":
             value = build.add(arith.IndexCastOp(operands[0].value, op.result.type)).result

@@ -218,7 +218,7 @@ def _place_in_order(buffers: Sequence[_Buffer], together: dict[_Buffer, list[_Bu
     total = 0
     for buffer in buffers:
         assert isinstance(buffer.size, int)
-        taken = sorted((b.offset, b.size) for b in together[buffer] if b in placed)  # pyright: ignore
+        taken: list[tuple[int, int]] = sorted((b.offset, b.size) for b in together[buffer] if b in placed)  # pyright: ignore
         best, best_gap, end = None, None, 0
         for offset, size in taken:
             gap = offset - end

@@ -5,7 +5,7 @@ range of f32, special values and denormals included. f16 and bf16 go through f32
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,7 @@ class _Builder:
         self.constants: dict[Attribute, SSAValue] = {}
 
     def emit(self, cls: type[Operation], operands: list[SSAValue], type: Attribute,
-             properties: dict[str, Attribute] | None = None) -> SSAValue:  # fmt: skip
+             properties: Mapping[str, Attribute] | None = None) -> SSAValue:  # fmt: skip
         op = cls.create(
             operands=operands, result_types=(type,), properties=properties or {}, location=self.location
         )

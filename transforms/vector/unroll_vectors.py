@@ -1,7 +1,7 @@
 """Turn vectors of any rank, and transfers, into 1-D vectors of power-of-two widths and plain loads and stores."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,7 +144,7 @@ class _Unroller:
     # --- emitting ---------------------------------------------------------------------------------
 
     def emit(self, cls: type[Operation], operands: Sequence[SSAValue], type: Attribute | None = None,
-             properties: dict[str, Attribute] | None = None) -> SSAValue:  # fmt: skip
+             properties: Mapping[str, Attribute] | None = None) -> SSAValue:  # fmt: skip
         assert self.at is not None, "ops are emitted in front of the op that is unrolled"
         op = cls.create(
             operands=operands,
@@ -387,7 +387,7 @@ def _structured(u: _Unroller, op: Operation) -> None:
     done = 0
     for result in op.results:
         count = 1 if u.keeps(result.type) else u.shape(result.type).count()  # pyright: ignore
-        pieces = list(new.results[done : done + count])
+        pieces: list[SSAValue] = list(new.results[done : done + count])
         done += count
         if u.keeps(result.type):
             result.replace_all_uses_with(pieces[0])
