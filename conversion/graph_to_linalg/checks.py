@@ -6,7 +6,6 @@ from xdsl.dialects import arith, cf
 from xdsl.dialects.builtin import TensorType
 from xdsl.ir import Block, Operation
 
-from stepwell.diagnostics import place_of
 from stepwell.dialects.graph import Dim, Expr, GraphOp, dims_of
 from stepwell.dialects.graph.core import Premise, recorded_premises
 
@@ -79,6 +78,9 @@ def _check(low: "Lowering", premise: Premise) -> None:
 
 
 def _message(low: "Lowering", why: str) -> str:
-    """Where: what: why; what to do, as every error says it."""
+    """
+    What: why; what to do. The place is left to the op's location: a text that names the file of the module
+    would differ between a model and the `.ir` file of a stage of it.
+    """
     assert low.op is not None, "a check is made for an op"
-    return f"{place_of(low.op)}: {low.op.name}: {why}; run with inputs of other shapes"
+    return f"{low.op.name}: {why}; run with inputs of other shapes"
