@@ -359,9 +359,10 @@ def reproducer_heading(pipeline: str) -> str:
 
 
 def prefix_from(path: str | os.PathLike) -> str:
-    """The symbol prefix of a library made from the file `path`: its stem as a C identifier."""
-    stem = "".join(c if c.isascii() and c.isalnum() else "_" for c in Path(path).stem)
-    return stem if stem and not stem[0].isdigit() else f"model_{stem}"
+    """The symbol prefix of a library made from the file `path`."""
+    from stepwell.backends.cpu.signature import prefix_of
+
+    return prefix_of(Path(path).stem)
 
 
 def compile_to_file(
