@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stepwell.backends.cpu.signature import DTYPES, is_symbol
+from stepwell.backends.cpu.signature import DTYPES, TENSOR, is_symbol, layers_of
 from stepwell.errors import RunError, shown
 from stepwell.runtime.library import (
     DATA,
@@ -27,6 +27,7 @@ from stepwell.runtime.library import (
     header_words,
     open_library,
 )  # fmt: skip
+from stepwell.runtime.values import Encoder, read
 
 Extent = int | str
 
@@ -51,11 +52,15 @@ def numpy_dtype(name: str) -> np.dtype:
 class TensorInfo:
     """
     One input or output: its name, element type (NumPy's name), and shape, with symbols for unknown extents.
+    Of a sequence or optional, both are those of the tensors that it is made of, "?" is an extent that may be
+    another one in each, and a shape of None any shape.
     """
 
     name: str
     dtype: str
-    shape: tuple[Extent, ...]
+    shape: tuple[Extent, ...] | None
+    kind: str = TENSOR
+    """`tensor`, `sequence of tensor` (a list), `optional tensor` (or None), `optional sequence of tensor`."""
 
 
 class _Frame:
@@ -66,7 +71,7 @@ class _Frame:
     def __init__(self, context: int, inputs: list["_Slot"], outputs: list["_Slot"]):
         self.context = context
         slots = [*inputs, *outputs]
-        extents = sum(max(len(slot.info.shape), 1) for slot in slots)
+        extents = sum(max(len(slot.shape), 1) for slot in slots)
         self.array = np.zeros(len(slots) * VALUE_WORDS + extents, np.int64)
         base = self.array.ctypes.data
         pointers = [ctypes.c_void_p(at) for at in (context, base, base + 8 * VALUE_WORDS * len(inputs))]
@@ -82,29 +87,30 @@ class _Frame:
         for index, slot in enumerate(slots):
             word = index * VALUE_WORDS
             self.words[word + KIND] = TENSOR_KIND
-            device, header = header_words(len(slot.info.shape), *DTYPES[slot.info.dtype])
+            device, header = header_words(len(slot.shape), *DTYPES[slot.info.dtype])
             self.words[word + DEVICE], self.words[word + NDIM_DTYPE] = device, header
             self.words[word + SHAPE] = base + 8 * at
             self.shapes.append(at)
-            for extent in slot.info.shape:
+            for extent in slot.shape:
                 self.words[at] = extent if isinstance(extent, int) else -1
                 at += 1
-            at += not slot.info.shape
+            at += not slot.shape
 
 
 class _Slot:
     """What checking one input or making one output needs, looked up once."""
 
-    __slots__ = ("at_data", "dtype", "evaluate", "index", "info", "open_axes", "shape")
+    __slots__ = ("at_data", "dtype", "evaluate", "index", "info", "layers", "open_axes", "shape")
 
     def __init__(self, index: int, info: TensorInfo, known: set[str]):
         self.index = index
         self.at_data = index * VALUE_WORDS + DATA
         self.info = info
         self.dtype = numpy_dtype(info.dtype)
-        self.shape: tuple[Any, ...] = info.shape
-        self.open_axes = [axis for axis, extent in enumerate(info.shape) if isinstance(extent, str)]
-        self.evaluate = shape_function(info.shape, known)
+        self.layers = layers_of(info.kind)
+        self.shape: tuple[Any, ...] = info.shape or ()
+        self.open_axes = [axis for axis, extent in enumerate(self.shape) if isinstance(extent, str)]
+        self.evaluate = shape_function(self.shape, known)
 
 
 _TOKEN = re.compile(r"\s*(?:(\d+)|([A-Za-z_][A-Za-z0-9_.$]*)|([-+*(),]))")
@@ -164,11 +170,13 @@ class Model:
         self.threads = signature["threads"] if threads is None else threads
         if not isinstance(self.threads, int) or not 1 <= self.threads <= 256:
             raise RunError(f"{library.path}: threads is {self.threads!r}; expected 1 to 256")
-        known = {str(extent) for info in self.inputs for extent in info.shape if is_symbol(extent)}
+        known = {str(extent) for info in self.inputs if info.kind == TENSOR
+                 for extent in info.shape or () if is_symbol(extent)}  # fmt: skip
         self._inputs = [_Slot(index, info, known) for index, info in enumerate(self.inputs)]
         self._outputs = [
             _Slot(index, info, known) for index, info in enumerate(self.outputs, len(self.inputs))
         ]
+        self._has_values = any(slot.layers for slot in [*self._inputs, *self._outputs])
         self._input_names = [info.name for info in self.inputs]
         self._output_names = [info.name for info in self.outputs]
         self._unknown_shapes = any(slot.evaluate is None for slot in self._outputs)
@@ -185,12 +193,15 @@ class Model:
 
     def __repr__(self) -> str:
         def slots(infos: tuple[TensorInfo, ...]) -> str:
-            return ", ".join(f"{i.name}: {i.dtype}[{', '.join(map(str, i.shape))}]" for i in infos)
+            return ", ".join(f"{i.name}: {_described(i)}" for i in infos)
 
         return f"<stepwell.Model ({slots(self.inputs)}) -> ({slots(self.outputs)})>"
 
-    def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Every output by name, for every input by name."""
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        Every output by name, for every input by name: an array each; of a sequence a list, of an absent optional
+        None.
+        """
         try:
             values = [inputs[name] for name in self._input_names]
         except (KeyError, IndexError, TypeError):
@@ -227,15 +238,35 @@ class Model:
         context = self._library.create_context(self.threads, self._flags)
         return _Frame(context, self._inputs, self._outputs)
 
-    def _run(self, values: Any) -> list[np.ndarray]:
+    def _run(self, values: Any) -> list[Any]:
         try:
             frame = self._frames.pop()
         except IndexError:
             frame = self._new_frame()
         try:
-            return self._run_in(frame, values)
+            return self._run_values(frame, values) if self._has_values else self._run_in(frame, values)
         finally:
             self._frames.append(frame)
+
+    def _run_values(self, frame: _Frame, values: Any) -> list[Any]:
+        """A run of a model with sequences or optionals: the runtime checks all shapes and makes all outputs."""
+        encoder, inputs = Encoder(), len(self._inputs)
+        words = encoder.values(inputs + len(self._outputs))
+        for slot, value in zip(self._inputs, values, strict=True):
+            place = words[slot.index * VALUE_WORDS : (slot.index + 1) * VALUE_WORDS]
+            if not slot.layers:
+                value = _adopt(slot, value)
+            encoder.write(place, shown(slot.info.name), slot.layers, slot.dtype, slot.info.dtype, value)
+        context, base = ctypes.c_void_p(frame.context), words.ctypes.data
+        results = ctypes.c_void_p(base + 8 * VALUE_WORDS * inputs)
+        counts = ctypes.c_size_t(inputs), ctypes.c_size_t(len(self._outputs))
+        if self._library.run(context, ctypes.c_void_p(base), counts[0], results, counts[1]):
+            raise RunError(f"{self._name}: {self._library.error_text(frame.context)}")
+        every = words.tolist()
+        return [
+            read(every[slot.index * VALUE_WORDS : (slot.index + 1) * VALUE_WORDS], slot.dtype)
+            for slot in self._outputs
+        ]
 
     def _run_in(self, frame: _Frame, values: Any) -> list[np.ndarray]:
         # Written for few bytecodes: a call of a small model costs about 4 us, most of it here.
@@ -308,8 +339,16 @@ def _address(array: np.ndarray) -> int:
         return array.__array_interface__["data"][0]
 
 
+def _described(info: TensorInfo) -> str:
+    shape = "..." if info.shape is None else ", ".join(map(str, info.shape))
+    return f"{info.kind.removesuffix(TENSOR)}{info.dtype}[{shape}]"
+
+
 def _info(slot: Mapping[str, Any]) -> TensorInfo:
-    return TensorInfo(slot["name"], slot["dtype"], tuple(slot["shape"]))
+    shape = slot["shape"]
+    return TensorInfo(
+        slot["name"], slot["dtype"], None if shape is None else tuple(shape), slot.get("kind", TENSOR)
+    )
 
 
 def _close(library: Library, frames: list[_Frame]) -> None:

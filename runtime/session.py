@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from stepwell.backends.cpu.signature import TENSOR, layers_of
 from stepwell.errors import RunError, UnsupportedError, shown
 from stepwell.runtime.model import Model, TensorInfo, numpy_dtype
 
@@ -106,13 +107,16 @@ _ORT_TYPES = {
 
 class NodeArg:
     """
-    An input or output: `name`, `shape` (an extent, a symbol's name, or None) and `type`, as `tensor(float)`.
+    An input or output: `name`, `shape` (an extent, a symbol's name, or None) and `type`, as `tensor(float)` or
+    `seq(tensor(float))`.
     """
 
     def __init__(self, info: TensorInfo):
         self.name = info.name
-        self.shape = list(info.shape)
+        self.shape = list(info.shape or ())
         self.type = f"tensor({_ORT_TYPES.get(info.dtype, info.dtype)})"
+        for layer in reversed(layers_of(info.kind)):
+            self.type = f"{'seq' if layer == 's' else 'optional'}({self.type})"
 
     def __str__(self) -> str:
         return f"NodeArg(name='{self.name}', type='{self.type}', shape={self.shape})"
@@ -188,7 +192,7 @@ class InferenceSession(ABC):
 
     def run(
         self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None
-    ) -> list[np.ndarray]:
+    ) -> list[Any]:
         """The outputs named, in the order named; all of them for None (or an empty list)."""
         results = self._model.run({name: self._array(name, value) for name, value in input_feed.items()})
         if not output_names:
@@ -205,7 +209,10 @@ class InferenceSession(ABC):
         """A nested list as an array of the input's type, as onnxruntime reads it; anything else as it is."""
         if not isinstance(value, list):
             return value
-        dtype = next((info.dtype for info in self._model.inputs if info.name == name), None)
+        info = next((info for info in self._model.inputs if info.name == name), None)
+        if info is not None and info.kind != TENSOR:
+            return value
+        dtype = None if info is None else info.dtype
         try:
             return np.asarray(value, None if dtype is None else numpy_dtype(dtype))
         except (TypeError, ValueError, OverflowError) as error:

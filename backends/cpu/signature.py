@@ -33,6 +33,10 @@ _MLIR_NAMES = {
 API = ("abi_version", "signature_json", "create", "run", "last_error", "destroy")
 """The public functions, each without its prefix."""
 
+TENSOR = "tensor"
+_LAYERS = {"sequence of ": "s", "optional ": "o"}
+"""The words of a kind, such as `optional sequence of tensor`, and their letters in the table of the runtime."""
+
 _SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_.$]*\Z")
 
 
@@ -51,7 +55,8 @@ def canonical_signature(
 ) -> dict[str, Any]:
     """
     The signature as every library carries it. `signature` has `inputs` and `outputs`, each a list of
-    `{name, dtype, shape}` with extents that are integers or expressions over symbols; other keys
+    `{name, dtype, shape, kind}` with extents that are integers or expressions over symbols (of the tensors that
+    a sequence or optional is made of; None: of any rank); `kind` is left out of that of a tensor. Other keys
     (`metadata`, ...) are kept.
     """
 
@@ -60,7 +65,10 @@ def canonical_signature(
             {
                 "name": str(slot["name"]),
                 "dtype": canonical_dtype(slot["dtype"]),
-                "shape": [extent if isinstance(extent, str) else int(extent) for extent in slot["shape"]],
+                "shape": None
+                if slot.get("shape") is None
+                else [extent if isinstance(extent, str) else int(extent) for extent in slot["shape"]],
+                **({"kind": str(slot["kind"])} if layers_of(slot.get("kind", TENSOR)) else {}),
             }
             for slot in signature.get(role, ())
         ]
@@ -74,6 +82,19 @@ def canonical_signature(
         "target": dict(target),
         "threads": threads,
     }
+
+
+def layers_of(kind: str) -> str:
+    """What a value is made of, from the outside in: `s`, a sequence of; `o`, an optional; "" for a tensor."""
+    layers = ""
+    while kind != TENSOR:
+        word = next((word for word in _LAYERS if kind.startswith(word)), None)
+        if word is None:
+            raise CompileError(
+                f"signature: no value is a {kind!r}; use {TENSOR}, behind {', '.join(_LAYERS)}"
+            )
+        layers, kind = layers + _LAYERS[word], kind[len(word) :]
+    return layers
 
 
 def is_symbol(extent: int | str) -> bool:
@@ -93,10 +114,12 @@ def _c_string(text: str) -> str:
 def _c_table(role: str, slots: Sequence[Mapping[str, Any]], symbols: dict[str, int]) -> list[str]:
     lines, rows = [], []
     for index, slot in enumerate(slots):
-        extents = []
-        for extent in slot["shape"]:
+        extents, layers = [], layers_of(slot.get("kind", TENSOR))
+        for extent in slot["shape"] or ():
             if isinstance(extent, int):
                 extents.append(str(extent))
+            elif layers:
+                extents.append("STEPWELL_ANY")
             elif is_symbol(extent) and (role == "inputs" or extent in symbols):
                 extents.append(f"STEPWELL_SYMBOL({symbols.setdefault(extent, len(symbols))})")
             else:
@@ -104,7 +127,8 @@ def _c_table(role: str, slots: Sequence[Mapping[str, Any]], symbols: dict[str, i
         lines.append(f"static const int64_t {role}_{index}[] = {{{', '.join(extents) or '0'}}};")
         code, bits = DTYPES[slot["dtype"]]
         names = f"{_c_string(slot['name'])}, {_c_string(slot['dtype'])}"
-        rows.append(f"  {{{names}, {role}_{index}, {len(slot['shape'])}, {code}, {bits}}},")
+        rank = -1 if slot["shape"] is None else len(slot["shape"])
+        rows.append(f"  {{{names}, {role}_{index}, {rank}, {code}, {bits}, {_c_string(layers)}}},")
     # C has no empty arrays: a model without inputs gets one row that is never read.
     return [*lines, f"static const stepwell_slot {role}[] = {{", *(rows or ["  {0}"]), "};"]
 

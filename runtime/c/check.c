@@ -28,7 +28,7 @@ static int describe_shape(char *text, size_t size, const int64_t *dims, int rank
   return 0;
 }
 
-static bool row_major(const DLTensor *t) {
+bool row_major(const DLTensor *t) {
   if (!t->strides) return true;
   int64_t expected = 1;
   for (int i = t->ndim; i-- > 0;) {
@@ -42,7 +42,7 @@ static bool row_major(const DLTensor *t) {
 static char *data_of(const DLTensor *t) { return (char *)t->data + t->byte_offset; }
 
 /* dtype, device, rank and static extents; symbols are bound on first sight and must then agree. */
-static int check_tensor(stepwell_context *c, const stepwell_slot *s, const stepwell_value *v, bool input) {
+int check_tensor(stepwell_context *c, const stepwell_slot *s, const stepwell_value *v, bool input) {
   const char *role = role_name(input);
   if (v->kind != STEPWELL_TENSOR)
     return fail(c, "%s '%s': a value of kind %d, expected a tensor of %s", role, s->name, v->kind, s->dtype);
@@ -83,7 +83,7 @@ static int check_tensor(stepwell_context *c, const stepwell_slot *s, const stepw
   return 0;
 }
 
-static void copy_strided(char **to, const char *from, const DLTensor *t, size_t width, int axis) {
+void copy_strided(char **to, const char *from, const DLTensor *t, size_t width, int axis) {
   if (axis == t->ndim) {
     memcpy(*to, from, width);
     *to += width;
@@ -94,7 +94,7 @@ static void copy_strided(char **to, const char *from, const DLTensor *t, size_t 
 }
 
 /* A caller may feed back an output that the context allocated (a recurrent state); this run will overwrite it. */
-static bool lies_in_outputs(const stepwell_context *c, const char *data) {
+bool lies_in_outputs(const stepwell_context *c, const char *data) {
   for (int i = 0; i < stepwell_model.n_outputs; i++) {
     const block *b = &c->outputs[i].memory;
     if (b->data && data >= b->data && data < b->data + b->capacity) return true;
@@ -130,6 +130,10 @@ int bind_inputs(stepwell_context *c, const stepwell_value *inputs) {
   for (int i = 0; i < m->n_symbols; i++) c->symbols[i] = -1;
   int64_t *dims = c->dims;
   for (int i = 0; i < m->n_inputs; i++) {
+    if (m->inputs[i].layers[0]) {
+      if (bind_value(c, i, &inputs[i])) return 1;
+      continue;
+    }
     if (bind_input(c, i, &inputs[i])) return 1;
     for (int axis = 0; axis < m->inputs[i].rank; axis++)
       if (m->inputs[i].dims[axis] < 0) *dims++ = inputs[i].as.tensor.shape[axis];
@@ -138,15 +142,16 @@ int bind_inputs(stepwell_context *c, const stepwell_value *inputs) {
 }
 
 /* The bytes that a tensor spans; with strides of either sign. */
-static void span_of(const stepwell_slot *s, const DLTensor *t, uintptr_t *low, uintptr_t *high) {
+void span_of(const DLTensor *t, uintptr_t *low, uintptr_t *high) {
+  stepwell_slot slot = {.rank = t->ndim, .bits = t->dtype.bits};
   size_t bytes;
   *low = *high = (uintptr_t)data_of(t);
-  if (!t->data || !byte_count(s, t->shape, &bytes) || !bytes) return;
+  if (!t->data || !byte_count(&slot, t->shape, &bytes) || !bytes) return;
   if (row_major(t)) {
     *high += bytes;
     return;
   }
-  int64_t width = (int64_t)element_bytes(s);
+  int64_t width = (int64_t)element_bytes(&slot);
   for (int i = 0; i < t->ndim; i++) {
     int64_t reach = (t->shape[i] - 1) * t->strides[i] * width;
     *(reach < 0 ? low : high) += (uintptr_t)reach;
@@ -160,6 +165,7 @@ int check_outputs(stepwell_context *c, const stepwell_value *inputs, const stepw
   const stepwell_model_table *m = &stepwell_model;
   for (int i = 0; i < m->n_outputs; i++) {
     const stepwell_slot *s = &m->outputs[i];
+    if (s->layers[0]) continue; /* always the context's */
     if (outputs[i].kind == STEPWELL_ABSENT || (outputs[i].kind == STEPWELL_TENSOR && !outputs[i].as.tensor.data)) continue;
     if (check_tensor(c, s, &outputs[i], false)) return 1;
     const DLTensor *t = &outputs[i].as.tensor;
@@ -168,15 +174,14 @@ int check_outputs(stepwell_context *c, const stepwell_value *inputs, const stepw
     if (!(width & (width - 1)) && (uintptr_t)data_of(t) % width)
       return fail(c, "output '%s': its buffer is not aligned to %zu bytes; align it, or give none", s->name, width);
     uintptr_t low, high, other_low, other_high;
-    span_of(s, t, &low, &high);
+    span_of(t, &low, &high);
     for (int j = 0; j < m->n_inputs; j++) {
-      span_of(&m->inputs[j], &inputs[j].as.tensor, &other_low, &other_high);
-      if (low < other_high && other_low < high)
+      if (value_overlaps(&inputs[j], low, high))
         return fail(c, "output '%s' overlaps input '%s'; give it memory of its own", s->name, m->inputs[j].name);
     }
     for (int j = 0; j < i; j++) {
-      if (!given(&outputs[j])) continue;
-      span_of(&m->outputs[j], &outputs[j].as.tensor, &other_low, &other_high);
+      if (m->outputs[j].layers[0] || !given(&outputs[j])) continue;
+      span_of(&outputs[j].as.tensor, &other_low, &other_high);
       if (low < other_high && other_low < high)
         return fail(c, "output '%s' overlaps output '%s'; give it memory of its own", s->name, m->outputs[j].name);
     }

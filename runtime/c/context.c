@@ -57,14 +57,14 @@ STEPWELL_API stepwell_context *stepwell_create(const stepwell_options *options) 
   stepwell_context *c = calloc(1, sizeof *c);
   size_t dynamic = 0;
   for (int i = 0; i < m->n_inputs; i++)
-    for (int axis = 0; axis < m->inputs[i].rank; axis++) dynamic += m->inputs[i].dims[axis] < 0;
+    for (int axis = 0; !m->inputs[i].layers[0] && axis < m->inputs[i].rank; axis++) dynamic += m->inputs[i].dims[axis] < 0;
   bool ok = c && (c->staging = calloc((size_t)m->n_inputs + 1, sizeof *c->staging)) &&
             (c->inputs = calloc((size_t)m->n_inputs + 1, sizeof *c->inputs)) &&
             (c->dims = calloc(dynamic + 1, sizeof *c->dims)) &&
             (c->symbols = calloc((size_t)m->n_symbols + 1, sizeof *c->symbols)) &&
             (c->outputs = calloc((size_t)m->n_outputs + 1, sizeof *c->outputs));
   for (int i = 0; ok && i < m->n_outputs; i++)
-    ok = (c->outputs[i].shape = calloc(2 * (size_t)m->outputs[i].rank + 1, sizeof(int64_t)));
+    ok = m->outputs[i].layers[0] || (c->outputs[i].shape = calloc(2 * (size_t)m->outputs[i].rank + 1, sizeof(int64_t)));
   if (!ok) {
     if (c) free_context(c);
     return fail(NULL, "out of memory for a context"), NULL;
@@ -105,7 +105,7 @@ int stepwell_rt_fail(stepwell_context *context, const char *message) { return fa
 
 void *stepwell_rt_output(stepwell_context *c, int64_t index, int64_t rank, const int64_t *dims) {
   const stepwell_model_table *m = &stepwell_model;
-  if (index < 0 || index >= m->n_outputs || rank != m->outputs[index].rank)
+  if (index < 0 || index >= m->n_outputs || m->outputs[index].layers[0] || rank != m->outputs[index].rank)
     return fail(c, "internal: output %lld of rank %lld", (long long)index, (long long)rank), NULL;
   const stepwell_slot *s = &m->outputs[index];
   output *o = &c->outputs[index];
@@ -161,6 +161,10 @@ int stepwell_rt_launch(stepwell_context *c, stepwell_kernel kernel, void *const 
 }
 
 static void fill_output(output *o, const stepwell_slot *s, stepwell_value *v) {
+  if (s->layers[0]) {
+    *v = *o->value;
+    return;
+  }
   DLTensor *t = &v->as.tensor;
   if (v->kind == STEPWELL_TENSOR && t->data) return;
   memset(v, 0, sizeof *v);
@@ -181,13 +185,13 @@ static int run_locked(stepwell_context *c, const stepwell_value *in, size_t n_in
   if ((n_in && !in) || (n_out && !out)) return fail(c, "the array of %s is NULL", n_in && !in ? "inputs" : "outputs");
   if (bind_inputs(c, in) || check_outputs(c, in, out)) return 1;
   chunks_recycle(c);
-  for (int i = 0; i < m->n_outputs; i++) c->outputs[i].destination = NULL;
+  for (int i = 0; i < m->n_outputs; i++) c->outputs[i].destination = NULL, c->outputs[i].value = NULL;
   c->caller = out;
   int32_t status = stepwell_main(c, c->inputs, c->dims);
   c->caller = NULL;
   if (status) return c->error[0] ? 1 : fail(c, "the model stopped with status %d", status);
   for (int i = 0; i < m->n_outputs; i++) {
-    if (!c->outputs[i].destination) return fail(c, "internal: output '%s' was not written", m->outputs[i].name);
+    if (!c->outputs[i].destination && !c->outputs[i].value) return fail(c, "internal: output '%s' was not written", m->outputs[i].name);
     fill_output(&c->outputs[i], &m->outputs[i], &out[i]);
   }
   return 0;

@@ -18,7 +18,7 @@
 
 #include "stepwell_rt.h"
 
-enum { ALIGNMENT = 64, ERROR_BYTES = 1024, MAX_THREADS = 256 };
+enum { ALIGNMENT = 64, ERROR_BYTES = 1024, MAX_THREADS = 256, MAX_RANK = 64 };
 
 /* A block that only ever grows. */
 typedef struct {
@@ -36,6 +36,7 @@ typedef struct {
   block memory;      /* the context's own copy; unused while the caller's buffer is written */
   char *destination; /* where this run's output lies; NULL until asked for */
   int64_t *shape;    /* rank extents, then rank strides */
+  const stepwell_value *value; /* of a sequence or optional, in this run */
 } output;
 
 typedef struct pool pool;
@@ -49,8 +50,8 @@ struct stepwell_context {
   block arena;
   block scratch;
   chunk *chunks;
-  block *staging;   /* per input: the contiguous, aligned copy of one that is not */
-  void **inputs;    /* per input: its data in this run */
+  block *staging;   /* per input: the contiguous, aligned copy of one that is not, and what a value is made of */
+  void **inputs;    /* per input: its data in this run; of a sequence or optional, the context's own value */
   int64_t *dims;    /* the dynamic extents of all inputs */
   int64_t *symbols; /* the value of each symbol in this run; -1 unknown */
   output *outputs;
@@ -75,6 +76,15 @@ int check_cpu(void);
 int bind_inputs(stepwell_context *context, const stepwell_value *inputs);
 int check_outputs(stepwell_context *context, const stepwell_value *inputs, const stepwell_value *outputs);
 bool byte_count(const stepwell_slot *slot, const int64_t *dims, size_t *bytes);
+int check_tensor(stepwell_context *context, const stepwell_slot *slot, const stepwell_value *value, bool input);
+bool row_major(const DLTensor *tensor);
+void copy_strided(char **to, const char *from, const DLTensor *tensor, size_t width, int axis);
+bool lies_in_outputs(const stepwell_context *context, const char *data);
+void span_of(const DLTensor *tensor, uintptr_t *low, uintptr_t *high);
+
+/* values.c */
+int bind_value(stepwell_context *context, int index, const stepwell_value *value);
+bool value_overlaps(const stepwell_value *value, uintptr_t low, uintptr_t high);
 
 /* pool.c */
 pool *pool_create(int threads, bool spin);

@@ -6,3 +6,4 @@
 #include "cpu.c"
 #include "memory.c"
 #include "pool.c"
+#include "values.c"

@@ -148,8 +148,9 @@ STEPWELL_API stepwell_context *stepwell_create(const stepwell_options *options);
 /* Run the model; 0 on success. Several contexts may run at once; one context serialises its calls.
  * An input is checked against the signature, and copied where it is strided or misaligned.
  * An output that is absent, or a tensor whose data is NULL, is allocated by the context, with its shape and
- * strides, and valid until the next run or destroy. Any other output is written where it points to: it must be
- * contiguous, of the right shape, and overlap no input and no other output. */
+ * strides, and valid until the next run or destroy; so is every sequence and optional, with all that it is made of.
+ * Any other output is written where it points to: it must be contiguous, of the right shape, and overlap no input and
+ * no other output. */
 STEPWELL_API int stepwell_run(stepwell_context *context, const stepwell_value *inputs, size_t n_inputs,
                               stepwell_value *outputs, size_t n_outputs);
 

@@ -22,6 +22,24 @@ int stepwell_rt_launch(stepwell_context *context, stepwell_kernel kernel, void *
 /* Set the error and return 1. */
 int stepwell_rt_fail(stepwell_context *context, const char *message);
 
+/* Values that are no plain tensors; `type` is DLPack's code times 256 plus its bits. They are immutable and live until
+ * the next run begins. NULL, or -1: it failed (the error is set). A negative position counts from the end. */
+const stepwell_value *stepwell_rt_absent(stepwell_context *context);
+int32_t stepwell_rt_present(stepwell_context *context, const stepwell_value *value);
+/* A copy of a tensor; `layout` is `rank` extents, then `rank` strides. */
+const stepwell_value *stepwell_rt_wrap(stepwell_context *context, const void *data, int64_t type, int64_t rank,
+                                       const int64_t *layout);
+/* The contiguous data of a tensor; `dims` are the extents that it must have (-1: any), and then those that it has. */
+void *stepwell_rt_unwrap(stepwell_context *context, const stepwell_value *value, int64_t type, int64_t rank, int64_t *dims);
+const stepwell_value *stepwell_rt_empty(stepwell_context *context);
+int64_t stepwell_rt_length(stepwell_context *context, const stepwell_value *sequence);
+const stepwell_value *stepwell_rt_at(stepwell_context *context, const stepwell_value *sequence, int64_t position);
+const stepwell_value *stepwell_rt_insert(stepwell_context *context, const stepwell_value *sequence,
+                                         const stepwell_value *value, int64_t position);
+const stepwell_value *stepwell_rt_erase(stepwell_context *context, const stepwell_value *sequence, int64_t position);
+/* Let output `index`, a sequence or an optional, be `value`. Nonzero: stop. */
+int32_t stepwell_rt_output_value(stepwell_context *context, int64_t index, const stepwell_value *value);
+
 /* An extent in a slot: >= 0 static; STEPWELL_SYMBOL(s) the symbol s; STEPWELL_ANY not known before the run. */
 #define STEPWELL_SYMBOL(s) (-1 - (int64_t)(s))
 #define STEPWELL_ANY INT64_MIN
@@ -30,9 +48,10 @@ typedef struct {
   const char *name;
   const char *dtype;
   const int64_t *dims;
-  int32_t rank;
+  int32_t rank; /* of the tensor, or of the tensors that a value is made of; -1: any */
   uint8_t code; /* DLPack's type code and width */
   uint8_t bits;
+  const char *layers; /* from the outside in: s, a sequence of; o, an optional; "": a tensor */
 } stepwell_slot;
 
 /* What the runtime knows of its model; the back end generates one, `stepwell_model`. */

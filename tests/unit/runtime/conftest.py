@@ -29,6 +29,16 @@ SIGNATURES = {
         "inputs": [{"name": "x", "dtype": "f32", "shape": ["n"]}],
         "outputs": [{"name": "y", "dtype": "f32", "shape": ["positive"]}],
     },
+    "values": {
+        "inputs": [
+            {"name": "s", "dtype": "f32", "shape": None, "kind": "sequence of tensor"},
+            {"name": "x", "dtype": "f32", "shape": [3], "kind": "optional tensor"},
+        ],
+        "outputs": [
+            {"name": "appended", "dtype": "f32", "shape": None, "kind": "sequence of tensor"},
+            {"name": "count", "dtype": "i64", "shape": []},
+        ],
+    },
 }
 BIAS = np.array([10, 20, 30, 40], np.float32)
 WEIGHTS = {"affine": [(0, np.zeros(3, np.int8)), (64, BIAS)]}

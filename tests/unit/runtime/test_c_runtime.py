@@ -63,6 +63,10 @@ def test_promises(build, clang, tmp_path):
     call([tmp_path / "checks"])
 
 
+def test_values(clang, signatures, tmp_path):
+    call([build_sanitized(clang, signatures["values"], "values", "values.c", "address", tmp_path)])
+
+
 def test_threads(build, clang, tmp_path):
     call([*clang, *WARNINGS, HERE / "threads.c", build("rows"), "-o", tmp_path / "threads"])
     call([tmp_path / "threads", "500"])

@@ -1,0 +1,97 @@
+"""Sequences and optionals between Python and the C interface: lists, None, and `stepwell_value`."""
+
+import ctypes
+from typing import Any
+
+import numpy as np
+
+from stepwell.backends.cpu.signature import DTYPES
+from stepwell.errors import RunError, shown
+from stepwell.runtime.library import DATA, DEVICE, KIND, NDIM_DTYPE, SHAPE, STRIDES, VALUE_WORDS, header_words
+
+ABSENT_KIND, TENSOR_KIND, SEQUENCE_KIND = 0, 1, 3
+_VALUES, _COUNT = 1, 2
+"""The words of a sequence: where its values lie, and how many there are."""
+
+
+class Encoder:
+    """Writes values as `stepwell_value`s; what they point to lives as long as the encoder."""
+
+    def __init__(self) -> None:
+        self._kept: list[np.ndarray] = []
+
+    def values(self, count: int) -> np.ndarray:
+        """The words of `count` values, all absent."""
+        return self.kept(np.zeros(max(count, 1) * VALUE_WORDS, np.int64))
+
+    def kept(self, array: np.ndarray) -> np.ndarray:
+        self._kept.append(array)
+        return array
+
+    def write(
+        self, words: np.ndarray, name: str, layers: str, dtype: np.dtype, type: str, value: Any
+    ) -> None:
+        """
+        Write `value` into the first words; `layers` says what it is made of, `type` is the signature's name of
+        its elements. Shapes are the runtime's to check.
+        """
+        if layers.startswith("o"):
+            if value is not None:
+                self.write(words, name, layers[1:], dtype, type, value)
+        elif layers:
+            self._write_sequence(words, name, layers, dtype, type, value)
+        else:
+            self._write_tensor(words, name, dtype, type, value)
+
+    def _write_sequence(
+        self, words: np.ndarray, name: str, layers: str, dtype: np.dtype, type: str, value: Any
+    ) -> None:
+        if not isinstance(value, list | tuple):
+            raise RunError(f"input '{name}': {_article(value)}, expected a list of arrays; pass a list")
+        array = self.values(len(value))
+        for index, item in enumerate(value):
+            place = array[index * VALUE_WORDS : (index + 1) * VALUE_WORDS]
+            self.write(place, f"{name}[{index}]", layers[1:], dtype, type, item)
+        words[KIND], words[_VALUES], words[_COUNT] = SEQUENCE_KIND, array.ctypes.data, len(value)
+
+    def _write_tensor(self, words: np.ndarray, name: str, dtype: np.dtype, type: str, value: Any) -> None:
+        if not isinstance(value, np.ndarray | np.generic):
+            if not hasattr(value, "__dlpack__"):
+                raise RunError(
+                    f"input '{name}': {_article(value)}, expected an array; pass np.asarray(value, dtype='{type}')"
+                )
+            value = np.from_dlpack(value)
+        array = np.asarray(value)
+        if array.dtype != dtype:
+            raise RunError(
+                f"input '{name}': dtype {array.dtype}, expected {dtype}; convert it with .astype('{dtype}')"
+            )
+        array = self.kept(np.ascontiguousarray(array).reshape(array.shape))
+        shape = self.kept(np.array([*array.shape, 0], np.int64))
+        device, header = header_words(array.ndim, *DTYPES[type])
+        words[KIND], words[DATA], words[DEVICE] = TENSOR_KIND, array.ctypes.data, device
+        words[NDIM_DTYPE], words[SHAPE], words[STRIDES] = header, shape.ctypes.data, 0
+
+
+def read(words: Any, dtype: np.dtype) -> Any:
+    """The value in these words, its tensors copied: they lie in memory of the context."""
+    if words[KIND] == ABSENT_KIND:
+        return None
+    if words[KIND] == SEQUENCE_KIND:
+        count = words[_COUNT]
+        if not count:
+            return []
+        array = (ctypes.c_int64 * (count * VALUE_WORDS)).from_address(words[_VALUES])
+        return [
+            read(array[at : at + VALUE_WORDS], dtype) for at in range(0, count * VALUE_WORDS, VALUE_WORDS)
+        ]
+    rank = words[NDIM_DTYPE] & 0xFFFFFFFF
+    shape = tuple((ctypes.c_int64 * rank).from_address(words[SHAPE])) if rank else ()
+    result = np.empty(shape, dtype)
+    if result.nbytes:
+        ctypes.memmove(result.ctypes.data, words[DATA], result.nbytes)
+    return result
+
+
+def _article(value: Any) -> str:
+    return "None" if value is None else f"a {shown(type(value).__name__)}"
