@@ -11,6 +11,7 @@ from typing import Any
 
 from stepwell.backends.cpu.manifest import digest_of, open_verified
 from stepwell.errors import RunError, shown
+from stepwell.runtime.profile import Event, events_at
 
 VALUE_WORDS = 7
 """
@@ -22,6 +23,7 @@ TENSOR_KIND = 1
 _CPU_DEVICE = 1
 NO_SPIN = 1
 POISON = 2
+PROFILE = 4
 
 
 def header_words(rank: int, code: int, bits: int) -> tuple[int, int]:
@@ -68,6 +70,18 @@ class Library:
 
     def error_text(self, context: int | None) -> str:
         return shown((self.last_error(context) or b"no message").decode(errors="replace"), 1024)
+
+    def events(self, context: int) -> list[Event]:
+        """What happened in the last run of a context that profiles."""
+        try:
+            function = self.handle.stepwell_events
+        except AttributeError:
+            raise RunError(f"{self.path}: built before there were profiles; compile it again") from None
+        function.restype = ctypes.c_void_p
+        function.argtypes = (ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t))
+        count = ctypes.c_size_t()
+        address = function(context, ctypes.byref(count))
+        return list(events_at(address, count.value))
 
     def close(self) -> None:
         _ctypes.dlclose(self.handle._handle)

@@ -83,7 +83,8 @@ void *stepwell_rt_output(void *c, int64_t i, int64_t rank, const int64_t *dims) 
   for (int d = 0; d < rank; d++) n *= outputs[i].dims[d] = dims[d];
   return outputs[i].data = memset(room(n), 0x5a, n);
 }
-int stepwell_rt_launch(void *c, kernel k, void *const *b, const int64_t *d, int64_t tiles, int64_t w, int64_t s) {
+int stepwell_rt_launch(void *c, kernel k, void *const *b, const int64_t *d, int64_t tiles, int64_t w, int64_t s,
+                       int64_t site) {
   void *scratch = memset(room(s), 0x5a, s);
   for (int64_t t = 0; t < tiles; t += 2) k(b, d, t, t + 2 < tiles ? t + 2 : tiles, scratch);
   return 0;

@@ -24,6 +24,7 @@ _EXAMPLES = """examples:
   stepwell run model.so --input x=photo.npy --output-dir out
   stepwell run model.onnx --random --check onnxruntime
   stepwell bench model.onnx --vs onnxruntime --threads 1,2
+  stepwell bench model.onnx --profile --trace trace.json
   stepwell inspect model.onnx
 """
 
@@ -106,6 +107,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--check", choices=("onnxruntime", "interpreter"), help="compare with another implementation"
     )
+    command.add_argument(
+        "--profile",
+        metavar="FILE.json",
+        help="write a Chrome trace of ten more runs, and print each layer's time",
+    )
     _compile_options(command)
     command.set_defaults(run=_run)
 
@@ -114,6 +120,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--vs", choices=("onnxruntime",), help="run interleaved with this peer")
     command.add_argument("--seconds", type=float, default=5.0, help="seconds per thread count (default 5)")
     command.add_argument("--seed", type=int, default=0, help="seed of the random inputs")
+    command.add_argument("--profile", action="store_true", help="print the time of each layer")
+    command.add_argument(
+        "--trace", metavar="FILE.json", help="write the profiled runs as a Chrome trace (implies --profile)"
+    )
     _compile_options(command, threads_list=True)
     command.set_defaults(run=_bench)
 
@@ -317,6 +327,8 @@ def _run(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
             stream = BytesIO()
             np.save(stream, value)
             write_atomically(directory / f"{_file_name(name, i)}.npy", stream.getvalue())
+    if arguments.profile:
+        _profile(model, feeds, arguments.profile, out)
     if arguments.check:
         return _check(arguments, model, feeds, outputs, out)
     return 0
@@ -471,7 +483,29 @@ def _bench(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
         if arguments.vs:
             line += f", ratio {median(times[arguments.vs]) / median(times['stepwell']):.2f}"
         print(f"{line} (median of {len(times['stepwell'])} interleaved runs)", file=out)
+        if arguments.profile or arguments.trace:
+            _profile(model, feeds, _trace_path(arguments.trace, threads, counts), out)
     return 0
+
+
+_PROFILED_RUNS = 10
+
+
+def _profile(model: Any, feeds: dict[str, Any], trace: str | None, out: TextIO) -> None:
+    """Print the time of each layer, and write the trace if asked for."""
+    from stepwell.files import write_atomically
+
+    profile = model.profile(feeds, _PROFILED_RUNS)
+    print(profile.table(), file=out)
+    if trace is not None:
+        write_atomically(Path(trace), profile.chrome_trace().encode())
+
+
+def _trace_path(path: str | None, threads: int, counts: list[int]) -> str | None:
+    """Where the trace of one of several thread counts goes: `t.json` alone, else `t-2.json`."""
+    if path is None or len(counts) == 1:
+        return path
+    return str(Path(path).with_suffix("")) + f"-{threads}{Path(path).suffix}"
 
 
 def _thread_counts(text: str) -> list[int]:

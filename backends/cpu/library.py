@@ -53,11 +53,12 @@ def build_library(
     threads: int = 0,
     opt: int = 2,
     map_above_bytes: int = _MAP_ABOVE_BYTES,
+    launches: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """
     Compile `ll_parts`, link them with the runtime and `weights`, and put the library at `out`, whole or
     not at all. Weights above `map_above_bytes` go to `<stem>.weights` beside it. `threads` 0 is the target's
-    default.
+    default. `launches`: what a profile is to call each launch, by number.
     """
     out = Path(out).absolute()
     symbol_prefix = checked_prefix(symbol_prefix)
@@ -82,6 +83,7 @@ def build_library(
                 "signature": described,
                 "features": features,
                 "symbol_prefix": symbol_prefix,
+                "launches": list(launches),
             }
             if mapped:
                 manifest["weights"] = {"bytes": blob_bytes, "sha256": digest}

@@ -30,7 +30,7 @@ _MLIR_NAMES = {
        for prefix, name in (("", "int"), ("s", "int"), ("u", "uint"))},
 }  # fmt: skip
 
-API = ("abi_version", "signature_json", "create", "run", "last_error", "destroy")
+API = ("abi_version", "signature_json", "create", "run", "last_error", "events", "destroy")
 """The public functions, each without its prefix."""
 
 TENSOR = "tensor"
@@ -172,6 +172,7 @@ def c_source(
             "  return stepwell_run(c, in, n, out, k);",
             "}",
             f"STEPWELL_API const char *{p}_last_error(const {c}) {{ return stepwell_last_error(c); }}",
+            f"STEPWELL_API const stepwell_event *{p}_events({c}, size_t *n) {{ return stepwell_events(c, n); }}",
             f"STEPWELL_API void {p}_destroy({c}) {{ stepwell_destroy(c); }}",
         ]
     return "\n".join(lines) + "\n"

@@ -51,7 +51,7 @@ _RUNTIME: dict[str, LLVMFunctionType] = {
     "stepwell_rt_arena": LLVMFunctionType([PTR, i64], PTR),
     "stepwell_rt_alloc": LLVMFunctionType([PTR, i64], PTR),
     "stepwell_rt_output": LLVMFunctionType([PTR, i64, i64, PTR], PTR),
-    "stepwell_rt_launch": LLVMFunctionType([PTR, PTR, PTR, PTR, i64, i64, i64], i32),
+    "stepwell_rt_launch": LLVMFunctionType([PTR, PTR, PTR, PTR, i64, i64, i64, i64], i32),
     "stepwell_rt_fail": LLVMFunctionType([PTR, PTR], i32),
 }
 """What `runtime/c/stepwell_rt.h` declares."""
@@ -86,6 +86,8 @@ class _HostLowering(FunctionLowering):
         """Buffers that the runtime gave for an output."""
         self.dims_of: dict[int, Any] = {}
         self._slots: dict[str, tuple[SSAValue, Operation]] = {}
+        self.launches = 0
+        """How many launches there are so far: the number of the next."""
         self._failed: Block | None = None
 
     def multiply(self, a: Size, b: Size) -> Size:
@@ -237,7 +239,9 @@ def _launch(low: Any, op: Any) -> None:
         low.value(op.tiles),
         low.integer(op.work.value.data if op.work is not None else _UNKNOWN_WORK_NS),
         low.integer(0 if scratch is None else scratch.value.data),
+        low.integer(low.launches),
     ]
+    low.launches += 1
     status = low.runtime("stepwell_rt_launch", operands)
     low.stop_if_not(low.compare("eq", status, low.integer(0, i32)), status)
 

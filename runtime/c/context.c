@@ -34,6 +34,7 @@ static void free_context(stepwell_context *c) {
   free(c->inputs);
   free(c->dims);
   free(c->symbols);
+  free(c->events);
   free(c);
 }
 
@@ -49,7 +50,7 @@ STEPWELL_API stepwell_context *stepwell_create(const stepwell_options *options) 
     for (size_t i = sizeof o; i < size; i++)
       if (((const char *)options)[i]) return fail(NULL, "stepwell_options holds fields newer than this library"), NULL;
   }
-  if (o.flags & ~(uint64_t)(STEPWELL_NO_SPIN | STEPWELL_POISON))
+  if (o.flags & ~(uint64_t)(STEPWELL_NO_SPIN | STEPWELL_POISON | STEPWELL_PROFILE))
     return fail(NULL, "stepwell_options.flags has unknown bits: 0x%llx", (unsigned long long)o.flags), NULL;
   if (o.threads < 0 || o.threads > MAX_THREADS)
     return fail(NULL, "stepwell_options.threads is %d; expected 0 to %d", o.threads, MAX_THREADS), NULL;
@@ -135,11 +136,39 @@ void *stepwell_rt_output(stepwell_context *c, int64_t index, int64_t rank, const
   return o->destination = o->memory.data;
 }
 
+/* `count` new events of the launch `site`, one a thread; NULL: out of memory. */
+static stepwell_event *new_events(stepwell_context *c, int64_t site, size_t count) {
+  if (c->n_events + count > c->event_capacity) {
+    size_t capacity = 2 * (c->n_events + count) + 256;
+    stepwell_event *larger = realloc(c->events, capacity * sizeof *larger);
+    if (!larger) return fail(c, "out of memory: %zu events", capacity), NULL;
+    c->events = larger;
+    c->event_capacity = capacity;
+  }
+  stepwell_event *made = c->events + c->n_events;
+  for (size_t i = 0; i < count; i++) made[i] = (stepwell_event){.site = (int32_t)site, .thread = (int32_t)i};
+  c->n_events += count;
+  return made;
+}
+
+/* Drop the events of threads that took no part. */
+static void close_events(stepwell_context *c) {
+  size_t kept = 0;
+  for (size_t i = 0; i < c->n_events; i++)
+    if (c->events[i].end_ns) c->events[kept++] = c->events[i];
+  c->n_events = kept;
+}
+
+STEPWELL_API const stepwell_event *stepwell_events(stepwell_context *c, size_t *count) {
+  *count = c ? c->n_events : 0;
+  return c ? c->events : NULL;
+}
+
 enum { SERIAL_NS = 3000, CHUNK_NS = 1000, CHUNKS_PER_THREAD = 4 };
 
 /* The number of threads decides only who computes a tile, never how: the bits are the same for any. */
 int stepwell_rt_launch(stepwell_context *c, stepwell_kernel kernel, void *const *buffers, const int64_t *dims,
-                       int64_t tiles, int64_t work_ns, int64_t scratch_bytes) {
+                       int64_t tiles, int64_t work_ns, int64_t scratch_bytes, int64_t site) {
   if (tiles <= 0) return 0;
   if (scratch_bytes < 0) return fail(c, "internal: scratch of %lld bytes", (long long)scratch_bytes);
   if (work_ns < 1) work_ns = 1;
@@ -150,13 +179,24 @@ int stepwell_rt_launch(stepwell_context *c, stepwell_kernel kernel, void *const 
   bool serial = c->threads == 1 || tiles == 1 || (work_ns < SERIAL_NS && tiles < SERIAL_NS / work_ns);
   if (!serial && !c->pool) c->pool = pool_create(c->threads, !(c->flags & STEPWELL_NO_SPIN));
   if (serial || !c->pool || pool_width(c->pool) == 1) {
+    if (!(c->flags & STEPWELL_PROFILE)) {
+      kernel(buffers, dims, 0, tiles, scratch);
+      return 0;
+    }
+    stepwell_event *event = new_events(c, site, 1);
+    if (!event) return 1;
+    event->tiles = tiles;
+    event->begin_ns = now_ns();
     kernel(buffers, dims, 0, tiles, scratch);
+    event->end_ns = now_ns();
     return 0;
   }
   int64_t chunk = tiles / ((int64_t)pool_width(c->pool) * CHUNKS_PER_THREAD), least = CHUNK_NS / work_ns;
   if (chunk < least) chunk = least;
   if (chunk < 1) chunk = 1;
-  pool_run(c->pool, kernel, buffers, dims, tiles, chunk, scratch, stride);
+  stepwell_event *events = NULL;
+  if ((c->flags & STEPWELL_PROFILE) && !(events = new_events(c, site, (size_t)pool_width(c->pool)))) return 1;
+  pool_run(c->pool, kernel, buffers, dims, tiles, chunk, scratch, stride, events);
   return 0;
 }
 
@@ -186,9 +226,17 @@ static int run_locked(stepwell_context *c, const stepwell_value *in, size_t n_in
   if (bind_inputs(c, in) || check_outputs(c, in, out)) return 1;
   chunks_recycle(c);
   for (int i = 0; i < m->n_outputs; i++) c->outputs[i].destination = NULL, c->outputs[i].value = NULL;
+  c->n_events = 0;
+  if ((c->flags & STEPWELL_PROFILE) && !new_events(c, -1, 1)) return 1;
   c->caller = out;
+  int64_t begin = c->flags & STEPWELL_PROFILE ? now_ns() : 0;
   int32_t status = stepwell_main(c, c->inputs, c->dims);
   c->caller = NULL;
+  if (c->flags & STEPWELL_PROFILE) {
+    c->events[0].begin_ns = begin;
+    c->events[0].end_ns = now_ns();
+    close_events(c);
+  }
   if (status) return c->error[0] ? 1 : fail(c, "the model stopped with status %d", status);
   for (int i = 0; i < m->n_outputs; i++) {
     if (!c->outputs[i].destination && !c->outputs[i].value) return fail(c, "internal: output '%s' was not written", m->outputs[i].name);

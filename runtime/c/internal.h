@@ -56,6 +56,8 @@ struct stepwell_context {
   int64_t *symbols; /* the value of each symbol in this run; -1 unknown */
   output *outputs;
   stepwell_value *caller; /* the caller's outputs, during a run */
+  stepwell_event *events; /* of the last run, with STEPWELL_PROFILE */
+  size_t n_events, event_capacity;
   char error[ERROR_BYTES];
 };
 
@@ -90,7 +92,9 @@ bool value_overlaps(const stepwell_value *value, uintptr_t low, uintptr_t high);
 pool *pool_create(int threads, bool spin);
 void pool_destroy(pool *p);
 int pool_width(const pool *p);
+/* `events`: one for each thread, filled in by those that take part; NULL: nothing is noted. */
 void pool_run(pool *p, stepwell_kernel kernel, void *const *buffers, const int64_t *dims, int64_t tiles, int64_t chunk,
-              char *scratch, size_t scratch_stride);
+              char *scratch, size_t scratch_stride, stepwell_event *events);
+int64_t now_ns(void);
 
 #endif

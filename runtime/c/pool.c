@@ -40,6 +40,7 @@ struct pool {
   int64_t tiles, chunk;
   char *scratch;
   size_t scratch_stride;
+  stepwell_event *events;
   bool spin;
   int width; /* workers and the caller */
   worker workers[];
@@ -53,7 +54,7 @@ static void relax(void) {
 #endif
 }
 
-static int64_t now_ns(void) {
+int64_t now_ns(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
   return t.tv_sec * 1000000000ll + t.tv_nsec;
@@ -77,12 +78,16 @@ static void futex_wake(_Atomic(uint32_t) *word) {
 
 static void take_chunks(pool *p, int slot) {
   void *scratch = p->scratch ? p->scratch + (size_t)slot * p->scratch_stride : NULL;
+  stepwell_event *event = p->events ? p->events + slot : NULL;
+  if (event) event->begin_ns = now_ns();
   for (;;) {
     int64_t begin = atomic_fetch_add_explicit(&p->next, p->chunk, memory_order_relaxed);
-    if (begin >= p->tiles) return;
+    if (begin >= p->tiles) break;
     int64_t end = p->tiles - begin < p->chunk ? p->tiles : begin + p->chunk;
     p->kernel(p->buffers, p->dims, begin, end, scratch);
+    if (event) event->tiles += end - begin;
   }
+  if (event) event->end_ns = now_ns();
 }
 
 static bool has_work(pool *p, uint64_t seen) {
@@ -148,7 +153,7 @@ static void wait_for_workers(pool *p) {
 }
 
 void pool_run(pool *p, stepwell_kernel kernel, void *const *buffers, const int64_t *dims, int64_t tiles, int64_t chunk,
-              char *scratch, size_t scratch_stride) {
+              char *scratch, size_t scratch_stride, stepwell_event *events) {
   p->kernel = kernel;
   p->buffers = buffers;
   p->dims = dims;
@@ -156,6 +161,7 @@ void pool_run(pool *p, stepwell_kernel kernel, void *const *buffers, const int64
   p->chunk = chunk;
   p->scratch = scratch;
   p->scratch_stride = scratch_stride;
+  p->events = events;
   atomic_store_explicit(&p->next, 0, memory_order_relaxed);
   uint64_t job = JOB(atomic_load(&p->state)) + 1;
   if (job >> 32) job = 1;
@@ -164,6 +170,7 @@ void pool_run(pool *p, stepwell_kernel kernel, void *const *buffers, const int64
   take_chunks(p, 0);
   atomic_fetch_and(&p->state, ~OPEN);
   wait_for_workers(p);
+  if (events) events->end_ns = now_ns();
 }
 
 int pool_width(const pool *p) { return p->width; }

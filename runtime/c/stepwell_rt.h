@@ -16,9 +16,10 @@ void *stepwell_rt_arena(stepwell_context *context, int64_t bytes);
 void *stepwell_rt_alloc(stepwell_context *context, int64_t bytes);
 /* The buffer to write output `index` to. NULL: it does not fit what the caller gave (the error is set). */
 void *stepwell_rt_output(stepwell_context *context, int64_t index, int64_t rank, const int64_t *dims);
-/* Run `tiles` iterations of `kernel`, each about `work_ns` long, over the context's threads. Nonzero: stop. */
+/* Run `tiles` iterations of `kernel`, each about `work_ns` long, over the context's threads. Nonzero: stop.
+ * `site` numbers the launches of `stepwell_main` in program order; a profile names the launch by it. */
 int stepwell_rt_launch(stepwell_context *context, stepwell_kernel kernel, void *const *buffers, const int64_t *dims,
-                       int64_t tiles, int64_t work_ns, int64_t scratch_bytes);
+                       int64_t tiles, int64_t work_ns, int64_t scratch_bytes, int64_t site);
 /* Set the error and return 1. */
 int stepwell_rt_fail(stepwell_context *context, const char *message);
 

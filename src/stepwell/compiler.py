@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
 
     from stepwell.compat import StepwellContext
+    from stepwell.costs import Cost, Launch
     from stepwell.pipelines import Stage
 
 Progress = Callable[[str, str], None]
@@ -78,6 +79,7 @@ class Compilation:
     _source: Any = None
     _next: int = 0
     _applied: "list[Stage]" = field(default_factory=list)
+    _costs: "dict[str, Cost]" = field(default_factory=dict)
 
     def read(self, model: Any) -> None:
         """
@@ -95,12 +97,15 @@ class Compilation:
 
     def lower_to(self, stage: str) -> "ModuleOp":
         """Run the passes down to and including `stage`, one of `EMITS` up to "llvm"."""
+        from stepwell.costs import kernel_costs
         from stepwell.pipelines import LEVELS
         from stepwell.resources import resource_keys
 
         last = LEVELS.index(stage)
         while self._next <= last:
             self._run(LEVELS[self._next])
+            if LEVELS[self._next] == "kernels":
+                self._costs = kernel_costs(self.module)
             if LEVELS[self._next] == "memref":
                 self.arena_bytes = arena_bytes(self.module)
             self.ctx.resources.keep(resource_keys(self.module))
@@ -216,6 +221,12 @@ class Compilation:
         placed = sorted((int(at), key) for key, at in plain_data(offsets).items())
         return [(at, np.frombuffer(store.blob(key), np.uint8)) for at, key in placed]
 
+    def launches(self) -> "list[Launch]":
+        """The launches of the host function of the module, which must be at "llvm", by their number."""
+        from stepwell.costs import launches
+
+        return launches(self.module, self._costs)
+
     def build(self, out: Path) -> None:
         """Write the native library of the module, lowering what is left to lower."""
         from stepwell.backends.cpu import build_library
@@ -233,6 +244,7 @@ class Compilation:
                 out,
                 self.options.symbol_prefix,
                 self.options.threads,
+                launches=[launch.plain() for launch in self.launches()],
             )
 
     def native_parts(self) -> list[str]:
@@ -449,6 +461,7 @@ def inspect_model(path: str, dims: Mapping[str, int] | None = None) -> dict[str,
     from collections import Counter
 
     from stepwell.conversion.graph_to_linalg import LOWERINGS
+    from stepwell.costs import operations
     from stepwell.errors import UnsupportedError
     from stepwell.resources import resource_keys
 
@@ -489,39 +502,3 @@ def arena_bytes(module: "ModuleOp") -> int | None:
             known = isinstance(size, ConstantOp) and isinstance(size.value, IntegerAttr)
             return size.value.value.data if known else None  # pyright: ignore
     return 0
-
-
-def operations(module: "ModuleOp") -> int | None:
-    """
-    Arithmetic operations of one run of a module at "tensor": iterations times the ops of the body; None where an
-    extent is not known.
-    """
-    from math import prod
-
-    from xdsl.dialects.linalg.ops import GenericOp
-
-    total = 0
-    for op in module.walk():
-        if isinstance(op, GenericOp):
-            count = sum(inner.name.startswith(("arith.", "math.")) for inner in op.body.block.ops)
-            extents = _extents(op)
-            if extents is None:
-                return None
-            total += prod(extents) * count
-    return total
-
-
-def _extents(op: Any) -> list[int] | None:
-    """The iteration space of a `linalg.generic`, read off the dims that its maps name; None where one is dynamic."""
-    from xdsl.ir.affine import AffineDimExpr
-
-    found: dict[int, int] = {}
-    for operand, attr in zip(op.operands, op.indexing_maps.data, strict=True):
-        shape = operand.type.get_shape() if hasattr(operand.type, "get_shape") else ()
-        for expression, extent in zip(attr.data.results, shape, strict=False):
-            if isinstance(expression, AffineDimExpr):
-                found[expression.position] = extent
-    count = len(op.iterator_types.data)
-    if len(found) < count or any(extent < 0 for extent in found.values()):
-        return None
-    return [found[dim] for dim in range(count)]

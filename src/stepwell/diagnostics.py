@@ -89,6 +89,19 @@ def _name(loc: Attribute) -> str | None:
     return None
 
 
+def layers_of(loc: Attribute) -> tuple[str, ...]:
+    """The names of all source nodes in a location, each once, in their order."""
+    names: dict[str, None] = {}
+    todo: list[Attribute] = [loc]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, NameLoc):
+            names[part.desc.data] = None
+        else:
+            todo.extend(reversed(_inner_locations(part)))
+    return tuple(names)
+
+
 def _inner_locations(loc: Attribute) -> tuple[Attribute, ...]:
     if isinstance(loc, NameLoc):
         return (loc.location,)

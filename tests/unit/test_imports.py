@@ -36,7 +36,7 @@ ORDER = (
     ("frontends", "backends"),
     ("runtime",),
     ("registry",),
-    ("pipeline_text", "pipelines"),
+    ("pipeline_text", "pipelines", "costs"),
     ("compiler", "session", "worker", "__init__"),
     ("tools",),
 )  # fmt: skip

@@ -10,6 +10,7 @@ from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
 
 from stepwell.dialects.graph import GraphOp, dims_of
+from stepwell.rewriting import fuse_locations
 from stepwell.transforms.graph.emitter import Emitter, apply_rules, element_type
 
 Values = Sequence[SSAValue | None]
@@ -121,7 +122,7 @@ def _scaled(data: SSAValue, factor: np.ndarray, shift: np.ndarray, emitter: Emit
     new_weights = operands[1] if (factor == 1).all() else emitter.constant(wide.astype(dtype), element)
     new_bias = emitter.constant(total.astype(dtype), element)
     made = emitter.emit(layer.ONNX_NAME, operands[0], new_weights, new_bias, **properties)
-    made.location = layer.location
+    made.location = fuse_locations([layer.location, made.location])
     return made.results[0]
 
 

@@ -21,6 +21,7 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 from xdsl.traits import is_side_effect_free
 
+from stepwell.rewriting import fuse_locations
 from stepwell.transforms.linalg.structure import (
     contraction_operands,
     is_elementwise,
@@ -257,14 +258,15 @@ class _Kernels:
         function = body.function
         key = structure_of(function)
         name = self.by_structure.get(key)
+        where = fuse_locations([op.location for op in group.ops])
         if name is None:
             name = self._fresh(_kind(group))
             self.by_structure[key] = name
             function.properties["sym_name"] = StringAttr(name)
-            function.location = last.location
+            function.location = where
             self.module.body.block.add_op(function)
         call = func.CallOp(name, [*body.arguments, *destinations.make(last)], destinations.types)
-        call.location = last.location
+        call.location = where
         Rewriter.insert_op(call, InsertPoint.before(last))
         for old, new in zip(destinations.results, call.results, strict=True):
             new.name_hint = old.name_hint

@@ -19,6 +19,7 @@ from xdsl.ir.affine import AffineDimExpr, AffineExpr, AffineMap
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
+from stepwell.rewriting import fuse_locations
 from stepwell.transforms.linalg.structure import (
     contraction_operands,
     generic,
@@ -174,6 +175,7 @@ def _merge(consumer: linalg.GenericOp, k: int) -> linalg.GenericOp:
     terminator.erase()
     inputs = list(producer.inputs)
     merged = _rebuild(consumer, k, inputs, maps)
+    merged.location = fuse_locations([producer.location, consumer.location])
     Rewriter.erase_op(producer)
     return _drop_repeated_inputs(merged)
 

@@ -22,7 +22,8 @@ void *stepwell_rt_output(void *c, int64_t i, int64_t rank, const int64_t *dims) 
   for (int d = 0; d < rank; d++) log_[n_log++] = dims[d];
   return out[i];
 }
-int stepwell_rt_launch(void *c, kernel k, void *const *b, const int64_t *d, int64_t tiles, int64_t w, int64_t scratch) {
+int stepwell_rt_launch(void *c, kernel k, void *const *b, const int64_t *d, int64_t tiles, int64_t w, int64_t scratch,
+                       int64_t site) {
   if (tiles < 0) return 7;
   log_[n_log++] = w; log_[n_log++] = scratch;
   void *s = aligned_alloc(64, (scratch + 127) / 64 * 64);

@@ -232,3 +232,19 @@ def test_levels_of_modules_that_were_written(model):
 def test_a_place_without_permission(model, tmp_path):
     tmp_path.chmod(0o500)
     assert run("compile", model, "-o", tmp_path / "x.so")[0] == 1
+
+
+def test_bench_profile_and_trace(model, tmp_path):
+    trace = tmp_path / "trace.json"
+    code, out, _ = run("bench", model, "--seconds", "0.01", "--threads", "1,2", "--trace", trace)
+    assert code == 0 and out.count("the run (fastest of 10)") == 2
+    assert out.count("h + y") == 2
+    for threads in (1, 2):
+        entries = json.loads((tmp_path / f"trace-{threads}.json").read_text())["traceEvents"]
+        assert any(entry.get("cat") == "kernel" for entry in entries)
+
+
+def test_run_profile(library, tmp_path):
+    trace = tmp_path / "trace.json"
+    code, out, _ = run("run", library, "--random", "--profile", trace)
+    assert code == 0 and "between launches" in out and json.loads(trace.read_text())["traceEvents"]

@@ -2,7 +2,7 @@
 @stepwell_weights = external constant i8
 
 declare ptr @stepwell_rt_output(ptr, i64, i64, ptr)
-declare i32 @stepwell_rt_launch(ptr, ptr, ptr, ptr, i64, i64, i64)
+declare i32 @stepwell_rt_launch(ptr, ptr, ptr, ptr, i64, i64, i64, i64)
 
 define void @affine(ptr %buffers, ptr %dims, i64 %begin, i64 %end, ptr %scratch) {
   %x = load ptr, ptr %buffers
@@ -46,7 +46,7 @@ go:
   store ptr %w, ptr %w_slot
   %y_slot = getelementptr ptr, ptr %buffers, i64 2
   store ptr %y, ptr %y_slot
-  %status = call i32 @stepwell_rt_launch(ptr %ctx, ptr @affine, ptr %buffers, ptr %dims, i64 %batch, i64 2, i64 0)
+  %status = call i32 @stepwell_rt_launch(ptr %ctx, ptr @affine, ptr %buffers, ptr %dims, i64 %batch, i64 2, i64 0, i64 0)
   ret i32 %status
 fail:
   ret i32 1

@@ -1,7 +1,7 @@
 ; y[i] = i + sum of x[i, 0..999], each row summed in its thread's scratch, then copied out through the arena.
 declare ptr @stepwell_rt_arena(ptr, i64)
 declare ptr @stepwell_rt_output(ptr, i64, i64, ptr)
-declare i32 @stepwell_rt_launch(ptr, ptr, ptr, ptr, i64, i64, i64)
+declare i32 @stepwell_rt_launch(ptr, ptr, ptr, ptr, i64, i64, i64, i64)
 
 define void @rows(ptr %buffers, ptr %dims, i64 %begin, i64 %end, ptr %scratch) {
 entry:
@@ -69,7 +69,7 @@ first:
   %slot = getelementptr ptr, ptr %buffers, i64 1
   store ptr %x, ptr %buffers
   store ptr %arena, ptr %slot
-  %s1 = call i32 @stepwell_rt_launch(ptr %ctx, ptr @rows, ptr %buffers, ptr %dims, i64 %n, i64 3000, i64 100)
+  %s1 = call i32 @stepwell_rt_launch(ptr %ctx, ptr @rows, ptr %buffers, ptr %dims, i64 %n, i64 3000, i64 100, i64 0)
   %bad1 = icmp ne i32 %s1, 0
   br i1 %bad1, label %fail, label %second
 second:
@@ -79,7 +79,7 @@ second:
 third:
   store ptr %arena, ptr %buffers
   store ptr %y, ptr %slot
-  %s2 = call i32 @stepwell_rt_launch(ptr %ctx, ptr @copy, ptr %buffers, ptr %dims, i64 %n, i64 100, i64 0)
+  %s2 = call i32 @stepwell_rt_launch(ptr %ctx, ptr @copy, ptr %buffers, ptr %dims, i64 %n, i64 100, i64 0, i64 1)
   ret i32 %s2
 fail:
   ret i32 1
