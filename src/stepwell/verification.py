@@ -323,6 +323,19 @@ def _slice(whole: str, part: str, ranks_agree: bool = False) -> _Rule:
     return rule
 
 
+def _pad(op: Any) -> str | None:
+    """Each static extent of the result is the source's with its padding; the padding is of the element type."""
+    source, result = op.source.type.get_shape(), op.result.type.get_shape()
+    low, high = ([int(n) for n in getattr(op, f"static_{side}").get_values()] for side in ("low", "high"))
+    if not len(low) == len(high) == len(source) == len(result):
+        return f"pads {op.source.type} to {op.result.type}: the ranks differ"
+    for axis, (extent, before, after, padded) in enumerate(zip(source, low, high, result, strict=True)):
+        if DYNAMIC_INDEX not in (extent, before, after, padded) and extent + before + after != padded:
+            return f"axis {axis}: {before} + {extent} + {after} elements cannot have the extent {padded}"
+    value = op.region.block.last_op.operands
+    return _differ("yielded values", _types(value), [op.result.type.element_type])
+
+
 def _shape(extents: Sequence[int]) -> str:
     return "x".join("?" if extent == DYNAMIC_INDEX else str(extent) for extent in extents) or "()"
 
@@ -414,5 +427,6 @@ _RULES: dict[str, _Rule] = {
     "tensor.from_elements": _from_elements,
     "tensor.insert": _indices("dest"),
     "tensor.insert_slice": _slice("dest", "source"),
+    "tensor.pad": _pad,
     "tensor.parallel_insert_slice": _slice("dest", "source"),
 }

@@ -55,6 +55,10 @@ VALID = {
 }
 
 ONE = "%c = arith.constant 1 : i32\n"
+PAD = """%p = tensor.pad %t low[{low}] high[0] {{
+        ^bb0(%i: index):
+          tensor.yield {yielded}
+        }} : tensor<4xf32> to tensor<5xf32>"""
 INVALID = {
     "use before definition": (
         in_function(f"%a = arith.addi %c, %c : i32\n{ONE}"),
@@ -142,6 +146,14 @@ INVALID = {
             "%s = tensor.extract_slice %t[0, 0] [3, 6] [1, 1] : tensor<4x6xf32> to tensor<6xf32>", "%t: tensor<4x6xf32>"
         ),
         "slice of sizes 3x6 cannot have the extents 6",
+    ),
+    "pad: extent": (
+        in_function(PAD.format(low=2, yielded="%x : f32"), "%t: tensor<4xf32>, %x: f32, %y: f64"),
+        "axis 0: 2 + 4 + 0 elements cannot have the extent 5",
+    ),
+    "pad: value": (
+        in_function(PAD.format(low=1, yielded="%y : f64"), "%t: tensor<4xf32>, %x: f32, %y: f64"),
+        "yielded values 0 is f64, wanted f32",
     ),
     "from_elements: count": (
         in_function('%a = "tensor.from_elements"(%x) : (f32) -> tensor<2xf32>', "%x: f32"),
