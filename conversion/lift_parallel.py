@@ -21,7 +21,7 @@ from xdsl.traits import is_side_effect_free
 
 from stepwell.diagnostics import unsupported
 from stepwell.dialects.scf import Extent, ForallOp
-from stepwell.dialects.schedule import LaunchOp
+from stepwell.dialects.schedule import RUNTIME_KEY, LaunchOp
 from stepwell.dialects.stepwell import TARGET_KEY, target_of
 from stepwell.transforms.memref.recompute import Recompute, element_bytes
 
@@ -56,6 +56,11 @@ class LiftParallelPass(ModulePass):
             vector_bytes = target.vector_bytes
             register_ops_per_ns = target.flops_per_ns / (2 * target.lanes(4))
         for kernel in op.body.block.ops:
+            if isinstance(kernel, func.FuncOp) and RUNTIME_KEY in kernel.attributes:
+                inputs = [*kernel.function_type.inputs, _INDEX, _INDEX]
+                kernel.properties["function_type"] = FunctionType.from_lists(inputs, [])
+                for call in calls.get(kernel.sym_name.data, []):
+                    _launch_once(call)
             if not isinstance(kernel, func.FuncOp) or kernel.is_declaration:
                 continue
             if "stepwell.kernel" not in kernel.attributes:
@@ -229,6 +234,23 @@ def _serialise(op: ForallOp) -> None:
     if body is not region.first_block:
         region = Region(body)
     emit_loop(scf.ForOp(*bounds[0], [], region), op)
+
+
+_RUNTIME_WORK_NS = 1_000
+"""Nanoseconds assumed of a kernel of the runtime, which is one tile."""
+
+
+def _launch_once(call: func.CallOp) -> None:
+    """A kernel of the runtime runs as one tile."""
+    one = arith.ConstantOp(IntegerAttr(1, _INDEX))
+    launch = LaunchOp(call.callee.string_value(), one.result, list(call.operands), _RUNTIME_WORK_NS)
+    block = call.parent
+    assert block is not None
+    for op in (one, launch):
+        op.location = call.location
+        block.insert_op_before(op, call)
+    call.detach()
+    call.erase()
 
 
 def _launch(

@@ -28,6 +28,12 @@ from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 
+RUNTIME_KEY = "stepwell.runtime"
+"""
+On a declaration: a kernel that the C runtime defines. It is called as any kernel is, in destination-passing style, as one
+tile; `interpreter.runtime` says what it means.
+"""
+
 _LISTS = ("parallel", "vector", "order")
 
 

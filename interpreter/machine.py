@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 import ml_dtypes
 import numpy as np
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp, StringAttr
+from xdsl.dialects.builtin import FunctionType, MemRefType, ModuleOp, StringAttr
 from xdsl.ir import Block, Operation, Region, SSAValue
 
 from stepwell.diagnostics import compile_error, unsupported
@@ -16,6 +16,9 @@ from stepwell.resources import dtype_of
 
 Results = Sequence[Any]
 Meaning = Callable[["Machine", Operation], Results | None]
+
+RUNTIME: dict[str, Callable[..., None]] = {}
+"""What a kernel of the C runtime does with its buffers, by its name: inputs first, then those that it writes."""
 
 MEANINGS: dict[str, Meaning] = {}
 """What an op means, by its name: reads its operands from the machine, returns its results."""
@@ -112,9 +115,26 @@ class Machine:
     def call(self, name: str, arguments: Sequence[Any], caller: Operation | None = None) -> list[Any]:
         """Run the function `name`."""
         function = self.functions.get(name)
+        if function is not None and name in RUNTIME:
+            return self._call_runtime(name, arguments, function)
         if function is None or not function.regions or not function.regions[0].blocks:
             raise compile_error(caller or self.module, f"no function @{name} with a body", "define it")
         return self.run_region(function.regions[0], arguments)
+
+    def _call_runtime(self, name: str, arguments: Sequence[Any], function: Operation) -> list[Any]:
+        """
+        A kernel that the C runtime defines: on tensors it returns its results, on memrefs it writes them to its last
+        arguments (but for the range of its one tile).
+        """
+        type = function.properties["function_type"]
+        assert isinstance(type, FunctionType), "a function has a type"
+        if outputs := len(type.outputs):
+            given = [np.asarray(v) for v in arguments]
+            places = [np.array(v) for v in given[len(given) - outputs :]]
+            RUNTIME[name](*given[: len(given) - outputs], *places)
+            return [self.own(v) for v in places]
+        RUNTIME[name](*(v for v, t in zip(arguments, type.inputs, strict=True) if isinstance(t, MemRefType)))
+        return []
 
     def own(self, array: np.ndarray) -> np.ndarray:
         """Note that nothing but the machine refers to `array`, so it may be changed in place."""

@@ -18,6 +18,7 @@ from stepwell.conversion.graph_to_linalg import (
     normalization,
     pooling,
     quantization,
+    randomness,
     recurrent,
     reduction,
     resize,
@@ -29,7 +30,7 @@ from stepwell.conversion.graph_to_linalg.lowering import LOWERINGS, Lowering, lo
 
 __all__ = [
     "LOWERINGS", "GraphToLinalgPass", "Lowering", "contraction", "control", "convolution", "data_movement",
-    "elementwise", "indexing", "lowers", "normalization", "pooling", "quantization", "recurrent", "reduction",
+    "elementwise", "indexing", "lowers", "normalization", "pooling", "quantization", "randomness", "recurrent", "reduction",
     "resize", "sampling", "selection",
 ]  # fmt: skip
 
@@ -47,12 +48,12 @@ class GraphToLinalgPass(ModulePass):
     name = "graph-to-linalg"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for function in op.body.block.ops:
+        for function in list(op.body.block.ops):
             if isinstance(function, FuncOp) and function.body.blocks:
-                _convert(ctx, function)
+                _convert(ctx, op, function)
 
 
-def _convert(ctx: Context, function: FuncOp) -> None:
+def _convert(ctx: Context, module: ModuleOp, function: FuncOp) -> None:
     """Build the body of `function` anew, then drop the old one."""
     old = function.body.block
     new = Block(arg_types=[lowered_type(t) for t in function.function_type.inputs])
@@ -65,6 +66,8 @@ def _convert(ctx: Context, function: FuncOp) -> None:
     function.body.detach_block(old)
     old.erase(safe_erase=False)
     function.body.add_block(new)
+    known = {f.sym_name.data for f in module.body.block.ops if isinstance(f, FuncOp)}
+    module.body.block.add_ops(d for name, d in lowering.runtime_kernels.items() if name not in known)
     types = function.function_type
     function.properties["function_type"] = FunctionType.from_lists(
         [lowered_type(t) for t in types.inputs], [lowered_type(t) for t in types.outputs]

@@ -311,19 +311,6 @@ def _identity(low: Lowering, op: Any) -> SSAValue:
     return low[op.operands[0]]
 
 
-@lowers("dropout")
-def _dropout(low: Lowering, op: Any) -> list[SSAValue]:
-    x, _, training = [*low.operands(op), None, None][:3]
-    if training is not None and (known := low.known(op.operand_list()[2])) is not None and not known.any():
-        training = None
-    if training is not None:
-        raise unsupported(op, "training_mode may be true", "export the model for inference")
-    results = [x]
-    if len(op.results) > 1:
-        results.append(low.fill(True, low.shape(x), low.result_element(op, 1)))
-    return results
-
-
 @lowers("bit_cast")
 def _bit_cast(low: Lowering, op: Any) -> SSAValue:
     x, element = low[op.operands[0]], low.result_element(op)

@@ -22,17 +22,20 @@ from xdsl.dialects.builtin import (
     DenseResourceAttr,
     Float64Type,
     FloatAttr,
+    FunctionType,
     IndexType,
     IntegerAttr,
     IntegerType,
     Signedness,
     StringAttr,
     TensorType,
+    UnitAttr,
     UnknownLoc,
     f32,
     i8,
     i64,
 )
+from xdsl.dialects.func import CallOp, FuncOp
 from xdsl.dialects.linalg.attrs import IteratorType, IteratorTypeAttr
 from xdsl.dialects.linalg.ops import FillOp, GenericOp, YieldOp
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
@@ -45,6 +48,7 @@ from stepwell.conversion.graph_to_linalg.small_types import MOVES, is_small
 from stepwell.diagnostics import compile_error, unsupported
 from stepwell.dialects.graph import STRING
 from stepwell.dialects.graph.shape import Atom, Dim, Expr, dims_of, product, unknown
+from stepwell.dialects.schedule import RUNTIME_KEY
 from stepwell.resources import constant_attr, value_of
 
 Shape: TypeAlias = tuple[Dim, ...]
@@ -165,6 +169,8 @@ class Lowering:
         self._constants: dict[Attribute, SSAValue] = {}
         self._last_constant: Operation | None = None
         self._data: dict[SSAValue, np.ndarray] = {}
+        self.runtime_kernels: dict[str, FuncOp] = {}
+        """Declarations of the kernels of the C runtime that are called."""
 
     # Values: old ones and what they became
 
@@ -541,6 +547,39 @@ class Lowering:
             self.reshaped(result, self.shape(init))
             for result, (init, _) in zip(op.results, inits, strict=True)
         ]
+
+    def call_runtime(
+        self, name: str, inputs: Sequence[SSAValue], outputs: Sequence[SSAValue]
+    ) -> list[SSAValue]:
+        """
+        Call a kernel of the C runtime, which sees every tensor with dynamic extents: `outputs` are the tensors that
+        it writes; the new values of these.
+        """
+
+        def opened(value: SSAValue) -> SSAValue:
+            assert isinstance(value.type, TensorType)
+            return self._opened(
+                value, TensorType(value.type.element_type, [DYNAMIC_INDEX] * self.rank(value))
+            )
+
+        given = [opened(v) for v in (*inputs, *outputs)]
+        types = [v.type for v in given]
+        results = types[len(inputs) :]
+        if name not in self.runtime_kernels:
+            declaration = FuncOp(
+                name, FunctionType.from_lists(types, results), Region(), visibility=StringAttr("private")
+            )
+            declaration.attributes[RUNTIME_KEY] = UnitAttr()
+            self.runtime_kernels[name] = declaration
+        call = self.add(CallOp(name, given, results))
+        return [
+            self.reshaped(self._opened(new, old.type), self.shape(old))
+            for new, old in zip(call.results, outputs, strict=True)
+        ]
+
+    def _opened(self, value: SSAValue, type: Attribute) -> SSAValue:
+        assert isinstance(type, TensorType)
+        return value if value.type == type else self.value(tensor.CastOp(value, type))
 
     def map(
         self,

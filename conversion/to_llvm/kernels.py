@@ -36,6 +36,7 @@ from stepwell.conversion.to_llvm.memory import MEMORY
 from stepwell.conversion.to_llvm.scalars import SCALARS
 from stepwell.diagnostics import unsupported
 from stepwell.dialects.llvm import FuncOp
+from stepwell.dialects.schedule import RUNTIME_KEY
 from stepwell.dialects.stepwell import TARGET_KEY, TargetAttr
 
 KERNEL_KEY = "stepwell.kernel"
@@ -177,6 +178,16 @@ def _wrapper(func: Any, body: FuncOp, buffers: int, dims: int, attributes: dict[
     return wrapper
 
 
+def _declaration(func: Any) -> FuncOp:
+    """What the host knows of a kernel that the runtime defines."""
+    found = FuncOp(
+        func.sym_name.data, KERNEL_TYPE, LinkageAttr("external"), other_props={"unnamed_addr": UNNAMED}
+    )
+    found.attributes[KERNEL_KEY] = UnitAttr()
+    found.location = func.location
+    return found
+
+
 def _return(low: FunctionLowering, op: Operation) -> None:
     if op.operands:
         raise unsupported(op, "returns values from a kernel", "run bufferize first")
@@ -201,6 +212,12 @@ class KernelsToLLVMPass(ModulePass):
         declarations: dict[str, LLVMFunctionType] = {}
         made: list[Operation] = []
         kernels: list[Any] = [func for func in op.ops if func.name == "func.func" and _is_kernel(func)]
+        for func in [f for f in op.ops if f.name == "func.func" and RUNTIME_KEY in f.attributes]:
+            declaration = _declaration(func)
+            op.body.block.insert_op_before(declaration, func)
+            func.detach()
+            func.erase()
+            made.append(declaration)
         for func in kernels:
             if function_type_of(func).outputs.data:
                 raise unsupported(func, "returns values", "run bufferize first")

@@ -6,4 +6,5 @@
 #include "cpu.c"
 #include "memory.c"
 #include "pool.c"
+#include "random.c"
 #include "values.c"

@@ -41,6 +41,9 @@ const stepwell_value *stepwell_rt_erase(stepwell_context *context, const stepwel
 /* Let output `index`, a sequence or an optional, be `value`. Nonzero: stop. */
 int32_t stepwell_rt_output_value(stepwell_context *context, int64_t index, const stepwell_value *value);
 
+/* Kernels that the runtime defines; generated code launches them as it does its own, as one tile. */
+void stepwell_rt_random_key(void *const *buffers, const int64_t *dims, int64_t begin, int64_t end, void *scratch);
+
 /* An extent in a slot: >= 0 static; STEPWELL_SYMBOL(s) the symbol s; STEPWELL_ANY not known before the run. */
 #define STEPWELL_SYMBOL(s) (-1 - (int64_t)(s))
 #define STEPWELL_ANY INT64_MIN

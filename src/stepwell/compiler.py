@@ -346,7 +346,9 @@ def levels_done(module: "ModuleOp", levels: Sequence[str]) -> int:
     used = {op.name.partition(".")[0] for op in module.walk()}
     if "graph" in used:
         return levels.index("graph") + 1
-    arguments = [arg.type for op in functions for region in op.regions for arg in region.block.args]
+    arguments = [
+        arg.type for op in functions for region in op.regions for block in region.blocks for arg in block.args
+    ]
     if "memref" in used or any(isinstance(type, MemRefType) for type in arguments):
         return levels.index("memref") + 1
     kernels = [op for op in functions if "stepwell.kernel" in op.attributes]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp, f32, i32
+from xdsl.dialects.builtin import ModuleOp, f32, f64, i32, i64
 from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
 
@@ -387,8 +387,10 @@ def _by_channel(value: SSAValue, rank: int, emitter: Emitter) -> SSAValue:
 def batch_norm_as_affine(op: GraphOp, emitter: Emitter) -> Values:
     x, scale, bias, mean, variance = op.operands
     results = op.result_list()
-    if op.get("training_mode") or any(r is not None and r.uses for r in results[1:]):
-        raise unsupported(op, "it trains", "export the model for inference")
+    if op.get("training_mode"):
+        return _batch_norm_of_batch(op, emitter)
+    if any(r is not None and r.uses for r in results[1:]):
+        raise unsupported(op, "its running statistics without training_mode", "set training_mode")
     rank, element = _rank(x), element_type(x)
     if (affine := affine_of(op, emitter)) is not None:
         shape = [-1] + [1] * (max(rank, 2) - 2)
@@ -403,6 +405,33 @@ def batch_norm_as_affine(op: GraphOp, emitter: Emitter) -> Values:
         factor, shift = (_by_channel(v, rank, emitter) for v in (factor, shift))
     scaled = emitter.make("Mul", x, factor)
     return [emitter.make("Add", scaled, shift), *[None] * (len(results) - 1)]
+
+
+# y = scale * standardised(x over all but the channels) + bias; running = momentum * input + (1 - momentum) * of the batch
+def _batch_norm_of_batch(op: GraphOp, emitter: Emitter) -> Values:
+    x, scale, bias, *running = op.operands
+    rank, momentum = _rank(x), op.get("momentum")
+    if rank < 2:
+        raise unsupported(op, f"training_mode with x of rank {rank}", "give x a channel axis")
+    axes = emitter.ints([0, *range(2, rank)])
+    mean = emitter.make("ReduceMean", x, axes, keepdims=1)
+    centred = emitter.make("Sub", x, mean)
+    variance = emitter.make("ReduceMean", emitter.make("Mul", centred, centred), axes, keepdims=1)
+    root = emitter.make("Sqrt", emitter.make("Add", variance, emitter.scalar(x, op.get("epsilon"))))
+    scale, bias = (_by_channel(_like(v, x, emitter), rank, emitter) for v in (scale, bias))
+    y = emitter.make("Add", emitter.make("Mul", emitter.make("Div", centred, root), scale), bias)
+    found: list[SSAValue | None] = [y]
+    for old, new in zip(running, (mean, variance), strict=True):
+        new = _like(emitter.make("Squeeze", new, axes), old, emitter)
+        kept = emitter.make("Mul", old, emitter.scalar(old, momentum))
+        found.append(emitter.make("Add", kept, emitter.make("Mul", new, emitter.scalar(old, 1 - momentum))))
+    return found[: len(op.result_list())]
+
+
+def _like(value: SSAValue, other: SSAValue, emitter: Emitter) -> SSAValue:
+    """`value` with the element type of `other`."""
+    wanted = element_type(other)
+    return value if element_type(value) == wanted else emitter.make("Cast", value, to=wanted)
 
 
 def _standardised(x: SSAValue, axes: Sequence[int], epsilon: float, emitter: Emitter) -> SSAValue:
@@ -534,6 +563,29 @@ def _as_f32(value: SSAValue, emitter: Emitter) -> SSAValue:
     return value if element_type(value) == f32 else emitter.make("Cast", value, to=f32)
 
 
+# --- chance ----------------------------------------------------------------------------------------------------------
+
+
+# multinomial(x) == how many of the sums over p[0..c] a uniform number is not below, where p = softmax(x)
+def expand_multinomial(op: GraphOp, emitter: Emitter) -> Values:
+    (x,) = op.operands
+    sums = emitter.make(
+        "CumSum", emitter.make("Softmax", emitter.make("Cast", x, to=f64), axis=1), emitter.ints([1])
+    )
+    total = emitter.make("ReduceMax", sums, emitter.ints([1]), keepdims=1)
+    each = emitter.make("Expand", total, emitter.ints([1, op.get("sample_size")]))
+    seed = {"seed": op.get("seed")} if op.get("seed") is not None else {}
+    drawn = emitter.make("Mul", emitter.make("RandomUniformLike", each, **seed), each)
+    below = emitter.make(
+        "LessOrEqual",
+        emitter.make("Unsqueeze", sums, emitter.ints([1])),
+        emitter.make("Unsqueeze", drawn, emitter.ints([2])),
+    )
+    place = emitter.make("ReduceSum", emitter.make("Cast", below, to=i64), emitter.ints([2]), keepdims=0)
+    last = emitter.make("Sub", emitter.make("Shape", x, start=1, end=2), emitter.ints([1]))
+    return [emitter.make("Cast", emitter.make("Min", place, last), to=op.get("dtype"))]
+
+
 _RULES: dict[str, list[Rule]] = {
     "Sum": [chain_sum],
     "Mean": [mean_as_sum],
@@ -566,6 +618,7 @@ _RULES: dict[str, list[Rule]] = {
     "DynamicQuantizeLinear": [expand_dynamic_quantize],
     "MatMulInteger": [expand_matmul_integer],
     "QLinearMatMul": [expand_qlinear_matmul],
+    "Multinomial": [expand_multinomial],
 }
 
 
