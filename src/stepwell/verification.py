@@ -1,6 +1,6 @@
 """Whether IR is valid: every op's own rules, SSA dominance, and rules that xDSL leaves unchecked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -13,6 +13,7 @@ from xdsl.dialects.builtin import (
     MemRefType,
     ModuleOp,
     StridedLayoutAttr,
+    StringAttr,
     TensorType,
     UnrankedMemRefType,
     UnrankedTensorType,
@@ -48,6 +49,8 @@ class _Verifier:
     def __init__(self):
         self.types: dict[int, Attribute] = {}
         """Types that were checked, by identity: they are shared, and hashing them costs more."""
+        self.symbols: dict[Operation, dict[str, Operation]] = {}
+        """The symbols of each table that a rule asked for: looking one up by a walk is quadratic in a large module."""
 
     def op(self, op: Operation, defined: set[SSAValue]) -> None:
         """Check `op`; `defined` are the values that it may use."""
@@ -79,6 +82,24 @@ class _Verifier:
         if (rule := _RULES.get(op.name)) is not None:
             if (why := rule(op)) is not None:
                 raise InvalidIR(op, why)
+        if (user := _SYMBOL_USERS.get(op.name)) is not None:
+            if (why := user(op, self.symbols_of(op))) is not None:
+                raise InvalidIR(op, why)
+
+    def symbols_of(self, op: Operation) -> dict[str, Operation]:
+        """What the nearest symbol table around `op` defines, by name."""
+        table = op.parent_op()
+        while table is not None and not table.has_trait(SymbolTable, value_if_unregistered=False):
+            table = table.parent_op()
+        if table is None:
+            return {}
+        if table not in self.symbols:
+            self.symbols[table] = {
+                name.data: inner
+                for inner in table.regions[0].block.ops
+                if isinstance(name := inner.properties.get("sym_name"), StringAttr)
+            }
+        return self.symbols[table]
 
     def type(self, op: Operation, kind: Attribute) -> None:
         self.types[id(kind)] = kind
@@ -336,6 +357,14 @@ def _pad(op: Any) -> str | None:
     return _differ("yielded values", _types(value), [op.result.type.element_type])
 
 
+def _get_global(op: Any, symbols: Mapping[str, Operation]) -> str | None:
+    name = op.properties["name"].string_value()
+    if (found := symbols.get(name)) is None:
+        return f"@{name} is not defined"
+    kind = found.properties.get("type") if found.name == "memref.global" else None
+    return None if kind is None else _differ("results", op.result_types, [kind])
+
+
 def _shape(extents: Sequence[int]) -> str:
     return "x".join("?" if extent == DYNAMIC_INDEX else str(extent) for extent in extents) or "()"
 
@@ -378,10 +407,10 @@ def _fill(op: Any) -> str | None:
     return _differ("results", op.result_types, tensors)
 
 
-def _llvm_call(op: Any) -> str | None:
+def _llvm_call(op: Any, symbols: Mapping[str, Operation]) -> str | None:
     if op.callee is None:
         return None
-    function = SymbolTable.lookup_symbol(op, op.callee)
+    function: Any = symbols.get(op.callee.string_value())
     if function is None:
         return f"@{op.callee.string_value()} is not defined"
     kind = getattr(function, "function_type", None)
@@ -410,7 +439,6 @@ _RULES: dict[str, _Rule] = {
     "linalg.fill": _fill,
     "linalg.generic": _generic,
     "llvm.br": _branch,
-    "llvm.call": _llvm_call,
     "llvm.cond_br": _conditional_branch,
     "llvm.return": _llvm_return,
     "memref.alloc": _dynamic_sizes,
@@ -430,3 +458,9 @@ _RULES: dict[str, _Rule] = {
     "tensor.pad": _pad,
     "tensor.parallel_insert_slice": _slice("dest", "source"),
 }
+
+_SYMBOL_USERS: dict[str, Callable[[Any, Mapping[str, Operation]], str | None]] = {
+    "llvm.call": _llvm_call,
+    "memref.get_global": _get_global,
+}
+"""Rules of the ops that name a symbol: the op and the symbols it can see to what is wrong."""

@@ -155,6 +155,15 @@ INVALID = {
         in_function(PAD.format(low=1, yielded="%y : f64"), "%t: tensor<4xf32>, %x: f32, %y: f64"),
         "yielded values 0 is f64, wanted f32",
     ),
+    "get_global: symbol": (
+        in_function("%a = memref.get_global @weights : memref<4xf32>"),
+        "@weights is not defined",
+    ),
+    "get_global: type": (
+        'memref.global "private" @w : memref<4xf32> = uninitialized\n'
+        + in_function("%a = memref.get_global @w : memref<5xf32>"),
+        "results 0 is memref<5xf32>, wanted memref<4xf32>",
+    ),
     "from_elements: count": (
         in_function('%a = "tensor.from_elements"(%x) : (f32) -> tensor<2xf32>', "%x: f32"),
         "has 1 elements, wanted 2",

@@ -28,6 +28,8 @@ from stepwell.transforms.memref.recompute import Recompute, element_bytes, upper
 SCRATCH_KEY = "stepwell.scratch_bytes"
 _STACK_BYTES = 4096
 """Buffers up to this stay on the stack: the pool's threads have small ones."""
+_MAX_BYTES = 1 << 47
+"""The address space of a process."""
 _INDEX = IndexType()
 _BYTES = MemRefType(i8, [DYNAMIC_INDEX])
 
@@ -70,7 +72,11 @@ def _promote(kernel: func.FuncOp, launches: list[LaunchOp]) -> None:
         if any(bound is None for bound in bounds):
             unbounded.append(op)
             continue
-        size = static * prod(b for b in bounds if b is not None) * element_bytes(type.element_type)
+        size = static * prod(max(b, 0) for b in bounds if b is not None) * element_bytes(type.element_type)
+        if offset + size > _MAX_BYTES:
+            raise unsupported(
+                op, f"a tile needs {size} bytes of working memory", "check the sizes it is allocated with"
+            )
         if size > _STACK_BYTES or bounds:
             scratch.append((op, offset))
             offset += _aligned(size)
