@@ -2,7 +2,7 @@
 
 import ctypes
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -153,7 +153,7 @@ def events_at(address: int | None, count: int) -> Iterator[Event]:
     """The events that the runtime holds at `address`."""
     if not address:
         return
-    structs: Sequence[Any] = (EventStruct * count).from_address(address)
+    structs = (EventStruct * count).from_address(address)
     for struct in structs:
         yield Event(struct.site, struct.thread, struct.begin_ns, struct.end_ns, struct.tiles)
 

@@ -26,6 +26,7 @@ _EXAMPLES = """examples:
   stepwell bench model.onnx --vs onnxruntime --threads 1,2
   stepwell bench model.onnx --profile --trace trace.json
   stepwell inspect model.onnx
+  stepwell explore model.onnx --run -o model.html       # every level, pass and kernel in a page
 """
 
 
@@ -126,6 +127,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     _compile_options(command, threads_list=True)
     command.set_defaults(run=_bench)
+
+    command = commands.add_parser("explore", help="write a page that shows every level, pass and kernel")
+    command.add_argument("model", help="an .onnx file or an .ir file")
+    command.add_argument("-o", "--output", metavar="FILE.html", help="the page (default: the model's name)")
+    command.add_argument(
+        "--run",
+        dest="time_kernels",
+        action="store_true",
+        help="run the model on random inputs and time each kernel",
+    )
+    command.add_argument("--seed", type=int, default=0, help="seed of the random inputs of --run")
+    _compile_options(command)
+    command.set_defaults(run=_explore)
 
     command = commands.add_parser("inspect", help="inputs, outputs, operators and what is not supported")
     command.add_argument("model", help="an .onnx file or a compiled .so")
@@ -513,6 +527,23 @@ def _thread_counts(text: str) -> list[int]:
     if not all(p.isascii() and p.isdigit() and 0 < int(p) <= 1024 for p in parts):
         raise CompileError(f"--threads {text}: expected counts such as 1,2")
     return [int(p) for p in parts]
+
+
+def _explore(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
+    from stepwell.explore import record, write_page
+    from stepwell.explore.recording import default_output
+
+    output = Path(arguments.output) if arguments.output else default_output(arguments.model)
+    with _progress(err) as progress:
+        recording = record(
+            arguments.model, _options(arguments, arguments.threads), Path(arguments.model).name, progress
+        )
+        if arguments.time_kernels:
+            progress("run", "kernels")
+            recording.measure(lambda inputs: random_inputs(inputs, arguments.seed, _dims(arguments)))
+    size = write_page(recording, output)
+    print(f"{output}: {size / 1e6:.1f} MB", file=err)
+    return 0
 
 
 def _inspect(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:

@@ -418,6 +418,27 @@ def print_module(module: Operation, *, generic: bool = False, debuginfo: bool = 
     return out.getvalue()
 
 
+class _StartsPrinter(Printer):
+    """Notes on which line each op begins."""
+
+    def __init__(self, stream: Any):
+        super().__init__(stream)
+        self.starts: list[tuple[int, Operation]] = []
+
+    def print_op(self, op: Operation) -> None:
+        self.starts.append((self._current_line, op))
+        super().print_op(op)
+
+
+def print_with_starts(op: Operation) -> tuple[str, list[tuple[int, Operation]]]:
+    """The text of `op`, and of it and each op inside the line, from 0, on which it begins; outer ops first."""
+    out = StringIO()
+    with deep_recursion():
+        printer = _StartsPrinter(out)
+        printer.print_op(op)
+    return out.getvalue(), printer.starts
+
+
 def matcher_of(pattern: RewritePattern) -> tuple[tuple[type[Operation], ...] | None, Matcher]:
     """
     The op classes that `pattern` matches, None if it has to see every op, and the function to call on an
@@ -467,5 +488,6 @@ __all__ = [
     "new_context",
     "parse_module",
     "print_module",
+    "print_with_starts",
     "rare_collections",
 ]

@@ -74,6 +74,8 @@ class Compilation:
     timings: list[PassTiming] = field(default_factory=list)
     arena_bytes: int | None = None
     """Working memory of one run; None before "memref", and where it follows from extents known at run time."""
+    after_pass: Callable[[str, str], None] | None = None
+    """Called with the level and the pass when the module has changed, its time in `timings` already."""
     start: int = 0
     """The first of `LEVELS` that the model as it was read is not at."""
     _source: Any = None
@@ -152,6 +154,8 @@ class Compilation:
 
         def after(stage: "Stage", _: "ModuleOp") -> None:
             self.timings.append(PassTiming(level, str(stage), time.perf_counter() - started))
+            if self.after_pass is not None:
+                self.after_pass(level, str(stage))
 
         stages = self._stages(level)
         try:

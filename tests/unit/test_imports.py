@@ -19,6 +19,7 @@ PACKAGES = (
     "backends",
     "conversion",
     "dialects",
+    "explore",
     "frontends",
     "interpreter",
     "runtime",
@@ -38,6 +39,7 @@ ORDER = (
     ("registry",),
     ("pipeline_text", "pipelines", "costs"),
     ("compiler", "session", "worker", "__init__"),
+    ("explore",),
     ("tools",),
 )  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
