@@ -20,6 +20,8 @@ byte_offset.
 """
 KIND, DATA, DEVICE, NDIM_DTYPE, SHAPE, STRIDES, BYTE_OFFSET = range(VALUE_WORDS)
 TENSOR_KIND = 1
+TEXT_KIND, TEXT_SHAPE, TEXT_NDIM = 2, 2, 3
+"""Of a tensor of strings: its kind, and the words of its shape and rank; its data lies where a tensor's does."""
 _CPU_DEVICE = 1
 NO_SPIN = 1
 POISON = 2

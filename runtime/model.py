@@ -23,12 +23,16 @@ from stepwell.runtime.library import (
     PROFILE,
     SHAPE,
     TENSOR_KIND,
+    TEXT_KIND,
+    TEXT_NDIM,
+    TEXT_SHAPE,
     VALUE_WORDS,
     Library,
     header_words,
     open_library,
 )  # fmt: skip
 from stepwell.runtime.profile import Profile, sites_of
+from stepwell.runtime.text import as_objects, read_strings, string_table
 from stepwell.runtime.values import Encoder, read
 
 Extent = int | str
@@ -37,8 +41,10 @@ Extent = int | str
 def numpy_dtype(name: str) -> np.dtype:
     """
     The array element type for a signature's. Types that NumPy lacks (bfloat16, float8) are those of ml_dtypes
-    where it is installed, else unsigned integers that hold their bits.
+    where it is installed, else unsigned integers that hold their bits. Strings are objects.
     """
+    if name == "string":
+        return np.dtype(object)
     try:
         return np.dtype(name)
     except TypeError:
@@ -88,10 +94,14 @@ class _Frame:
         at = len(slots) * VALUE_WORDS
         for index, slot in enumerate(slots):
             word = index * VALUE_WORDS
-            self.words[word + KIND] = TENSOR_KIND
-            device, header = header_words(len(slot.shape), *DTYPES[slot.info.dtype])
-            self.words[word + DEVICE], self.words[word + NDIM_DTYPE] = device, header
-            self.words[word + SHAPE] = base + 8 * at
+            if slot.text:
+                self.words[word + KIND] = TEXT_KIND
+                self.words[word + TEXT_SHAPE], self.words[word + TEXT_NDIM] = base + 8 * at, len(slot.shape)
+            else:
+                self.words[word + KIND] = TENSOR_KIND
+                device, header = header_words(len(slot.shape), *DTYPES[slot.info.dtype])
+                self.words[word + DEVICE], self.words[word + NDIM_DTYPE] = device, header
+                self.words[word + SHAPE] = base + 8 * at
             self.shapes.append(at)
             for extent in slot.shape:
                 self.words[at] = extent if isinstance(extent, int) else -1
@@ -102,7 +112,7 @@ class _Frame:
 class _Slot:
     """What checking one input or making one output needs, looked up once."""
 
-    __slots__ = ("at_data", "dtype", "evaluate", "index", "info", "layers", "open_axes", "shape")
+    __slots__ = ("at_data", "dtype", "evaluate", "index", "info", "layers", "open_axes", "shape", "text")
 
     def __init__(self, index: int, info: TensorInfo, known: set[str]):
         self.index = index
@@ -110,9 +120,11 @@ class _Slot:
         self.info = info
         self.dtype = numpy_dtype(info.dtype)
         self.layers = layers_of(info.kind)
+        self.text = info.dtype == "string" and not self.layers
         self.shape: tuple[Any, ...] = info.shape or ()
         self.open_axes = [axis for axis, extent in enumerate(self.shape) if isinstance(extent, str)]
-        self.evaluate = shape_function(self.shape, known)
+        # The library makes the strings of an output, and the array that they lie in.
+        self.evaluate = None if self.text else shape_function(self.shape, known)
 
 
 _TOKEN = re.compile(r"\s*(?:(\d+)|([A-Za-z_][A-Za-z0-9_.$]*)|([-+*(),]))")
@@ -296,7 +308,7 @@ class Model:
             if value.__class__ is not _ndarray:
                 value = _adopt(slot, value)
             if value.dtype is not slot.dtype and value.dtype != slot.dtype:
-                raise _wrong_dtype(slot, value)
+                value = _as_objects(slot, value)
             shape = value.shape
             if shape != slot.shape:
                 _bind(slot, shape, symbols)
@@ -305,12 +317,15 @@ class Model:
                     words[start + axis] = shape[axis]
             if not value.flags.c_contiguous:
                 value = _contiguous(slot, value)
+            if slot.text:
+                value, data = string_table(shown(slot.info.name), value)
+                keep.append(data)
             keep.append(value)
             words[slot.at_data] = _address(value)
         results: list[Any] = []
         for slot in self._outputs:
             if slot.evaluate is None:
-                words[slot.at_data] = words[slot.at_data + SHAPE - DATA] = 0
+                words[slot.at_data] = words[slot.at_data + (TEXT_SHAPE if slot.text else SHAPE) - DATA] = 0
                 results.append(None)
                 continue
             shape = slot.shape
@@ -389,9 +404,16 @@ def _adopt(slot: _Slot, value: Any) -> np.ndarray:
                 f"{name}: its DLPack memory cannot be shared: {error}; pass a NumPy array"
             ) from None
     raise RunError(
-        f"{name}: a {type(value).__name__}, expected an array; pass np.asarray(value,"
-        f" dtype='{slot.info.dtype}')"
+        f"{name}: a {type(value).__name__}, expected an array; pass np.asarray(value, dtype='{slot.dtype}')"
     )
+
+
+def _as_objects(slot: _Slot, value: np.ndarray) -> np.ndarray:
+    """Strings of any of NumPy's types as objects; any other type is wrong."""
+    objects = as_objects(value) if slot.text else None
+    if objects is None:
+        raise _wrong_dtype(slot, value)
+    return objects
 
 
 def _contiguous(slot: _Slot, value: np.ndarray) -> np.ndarray:
@@ -446,7 +468,10 @@ def _bind(slot: _Slot, shape: tuple[int, ...], symbols: dict[str, int]) -> None:
 def _copy_output(slot: _Slot, words: memoryview, at: int) -> np.ndarray:
     """An array of an output that lies in the context's memory until the next run."""
     rank = len(slot.info.shape)
-    shape = tuple((ctypes.c_int64 * rank).from_address(words[at + SHAPE])) if rank else ()
+    place = words[at + (TEXT_SHAPE if slot.text else SHAPE)]
+    shape = tuple((ctypes.c_int64 * rank).from_address(place)) if rank else ()
+    if slot.text:
+        return read_strings(words[at + DATA], shape)
     result = np.empty(shape, slot.dtype)
     ctypes.memmove(result.ctypes.data, words[at + DATA], result.nbytes)
     return result

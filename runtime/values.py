@@ -7,7 +7,20 @@ import numpy as np
 
 from stepwell.backends.cpu.signature import DTYPES
 from stepwell.errors import RunError, shown
-from stepwell.runtime.library import DATA, DEVICE, KIND, NDIM_DTYPE, SHAPE, STRIDES, VALUE_WORDS, header_words
+from stepwell.runtime.library import (
+    DATA,
+    DEVICE,
+    KIND,
+    NDIM_DTYPE,
+    SHAPE,
+    STRIDES,
+    TEXT_KIND,
+    TEXT_NDIM,
+    TEXT_SHAPE,
+    VALUE_WORDS,
+    header_words,
+)  # fmt: skip
+from stepwell.runtime.text import as_objects, read_strings, string_table
 
 ABSENT_KIND, TENSOR_KIND, SEQUENCE_KIND = 0, 1, 3
 _VALUES, _COUNT = 1, 2
@@ -62,6 +75,12 @@ class Encoder:
                 )
             value = np.from_dlpack(value)
         array = np.asarray(value)
+        if type == "string" and (objects := as_objects(array)) is not None:
+            table, _ = map(self.kept, string_table(name, objects))
+            shape = self.kept(np.array([*array.shape, 0], np.int64))
+            words[KIND], words[DATA] = TEXT_KIND, table.ctypes.data
+            words[TEXT_SHAPE], words[TEXT_NDIM] = shape.ctypes.data, array.ndim
+            return
         if array.dtype != dtype:
             raise RunError(
                 f"input '{name}': dtype {array.dtype}, expected {dtype}; convert it with .astype('{dtype}')"
@@ -85,6 +104,10 @@ def read(words: Any, dtype: np.dtype) -> Any:
         return [
             read(array[at : at + VALUE_WORDS], dtype) for at in range(0, count * VALUE_WORDS, VALUE_WORDS)
         ]
+    if words[KIND] == TEXT_KIND:
+        rank = words[TEXT_NDIM] & 0xFFFFFFFF
+        shape = tuple((ctypes.c_int64 * rank).from_address(words[TEXT_SHAPE])) if rank else ()
+        return read_strings(words[DATA], shape)
     rank = words[NDIM_DTYPE] & 0xFFFFFFFF
     shape = tuple((ctypes.c_int64 * rank).from_address(words[SHAPE])) if rank else ()
     result = np.empty(shape, dtype)

@@ -18,8 +18,12 @@ DTYPES = {
     "int64": (0, 64), "int32": (0, 32), "int16": (0, 16), "int8": (0, 8),
     "uint64": (1, 64), "uint32": (1, 32), "uint16": (1, 16), "uint8": (1, 8),
     "bool": (6, 8), "complex64": (5, 64), "complex128": (5, 128),
+    "string": (255, 128),
 }  # fmt: skip
-"""Element type to DLPack's code and width in bits; an element of fewer than 8 takes a byte of its own."""
+"""
+Element type to DLPack's code and width in bits; an element of fewer than 8 takes a byte of its own. DLPack has no
+strings: the code is ours, the width that of a `stepwell_string`.
+"""
 
 _MLIR_NAMES = {
     "f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16", "i1": "bool",
@@ -61,6 +65,12 @@ def canonical_signature(
     """
 
     def slots(role: str) -> list[dict[str, Any]]:
+        for slot in signature.get(role, ()):
+            if slot["dtype"] == "string" and layers_of(slot.get("kind", TENSOR)):
+                raise CompileError(
+                    f"signature: '{slot['name']}' is a {slot['kind']} of strings, which cannot cross the interface;"
+                    " pass tensors of strings"
+                )
         return [
             {
                 "name": str(slot["name"]),

@@ -9,6 +9,7 @@ from xdsl.ir import Block, BlockArgument, Operation, OpResult, SSAValue, Use
 
 from stepwell.dialects.scf import ForallOp, InParallelOp
 from stepwell.dialects.tensor import ParallelInsertSliceOp
+from stepwell.dialects.text import TextOp
 
 Slice = tensor.ExtractSliceOp | tensor.InsertSliceOp | ParallelInsertSliceOp
 DISJOINT = "stepwell.disjoint"
@@ -34,6 +35,8 @@ def destinations(op: Operation, kernels: Mapping[str, int]) -> list[tuple[int, O
             return [(1, op.result)]
         case ParallelInsertSliceOp():
             return [(1, None)]
+        case TextOp() if op.result is not None:
+            return [(len(op.inputs), op.result)]
         case func.CallOp() if op.callee.string_value() in kernels:
             first = len(op.operands) - len(op.results)
             return [(first + i, result) for i, result in enumerate(op.results)]
@@ -283,7 +286,7 @@ class Aliases:
                     self.in_slice.add(op)
             if isinstance(op, ParallelInsertSliceOp):
                 continue
-            strided = isinstance(op, func.CallOp) and self.is_slice(dest)
+            strided = isinstance(op, func.CallOp | TextOp) and self.is_slice(dest)
             copied = self._into(op, index, strided)
             if copied:
                 self.in_slice.discard(op)

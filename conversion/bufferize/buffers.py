@@ -30,6 +30,7 @@ from stepwell.dialects.arith import SelectOp
 from stepwell.dialects.memref import ALIGNMENT, strides_of
 from stepwell.dialects.scf import ForallOp, InParallelOp
 from stepwell.dialects.tensor import ParallelInsertSliceOp
+from stepwell.dialects.text import TEXT, TextOp
 
 OUTPUT_KEY = "stepwell.output"
 """On the `memref.alloc` of a returned buffer: the number of the result."""
@@ -101,6 +102,7 @@ class FunctionRewriter:
             scf.WhileOp: self._while,
             scf.IfOp: self._if,
             ForallOp: self._forall,
+            **dict.fromkeys(TEXT.operations, self._text),
         }
 
     def run(self) -> None:
@@ -210,7 +212,7 @@ class FunctionRewriter:
         value = op.operands[index]
         if (op, index) not in self.aliases.copied:
             return self.mem[value]
-        if isinstance(value.owner, tensor.EmptyOp) and isinstance(op, func.CallOp):
+        if isinstance(value.owner, tensor.EmptyOp) and isinstance(op, func.CallOp | TextOp):
             return self.mem[value]
         return self._copy_of(value, op)
 
@@ -445,6 +447,13 @@ class FunctionRewriter:
                     self.mem[old] = new
                 else:
                     old.replace_all_uses_with(new)
+
+    def _text(self, op: Operation) -> None:
+        assert isinstance(op, TextOp) and op.result is not None, "bufferization finds it on tensors"
+        inputs = [self._row_major(self.mem[v], memref_of(v.type), v, op) for v in op.inputs]
+        buffer = self._destination(op, len(inputs))
+        self.mem[op.result] = buffer
+        self._emit(op.with_buffers(inputs, self._cast(buffer, memref_of(op.out.type), op)), op)
 
     # Control flow
 

@@ -29,12 +29,13 @@ from xdsl.dialects.builtin import (
     i64,
 )
 from xdsl.dialects.builtin import DenseIntOrFPElementsAttr as DenseAttr
-from xdsl.dialects.llvm import FastMathAttr, FastMathFlag, LLVMFunctionType, LLVMPointerType
+from xdsl.dialects.llvm import FastMathAttr, FastMathFlag, LLVMFunctionType, LLVMPointerType, LLVMStructType
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from stepwell.diagnostics import unsupported
 from stepwell.dialects import llvm
 from stepwell.dialects.llvm import GEP_USE_SSA_VAL
+from stepwell.dialects.text import StringType
 
 _ops = {op.name.removeprefix("llvm."): op for op in llvm.LLVM.operations}
 
@@ -47,6 +48,8 @@ def llvm_op(name: str) -> type[Operation]:
 PTR = LLVMPointerType()
 UNNAMED = IntegerAttr(0, i64)
 """`unnamed_addr` of a function whose address is its identity."""
+STRING_VALUE = LLVMStructType.from_type_list([PTR, i64])
+"""A string as a value."""
 DYNAMIC = DYNAMIC_INDEX
 """An extent or a stride that is not in the type."""
 _GEP_DYNAMIC = DenseArrayBase.from_list(i32, [GEP_USE_SSA_VAL])
@@ -101,16 +104,23 @@ class Buffer:
     offset: Linear = field(default_factory=Linear)
 
 
+TEXT_BYTES, TEXT_ALIGNMENT = 16, 8
+
+
 def memory_type(element: Attribute) -> Attribute:
-    """How an element lies in memory: i1 as a byte, index as i64."""
+    """How an element lies in memory: i1 as a byte, index as i64, a string as a pointer and an i64."""
     if element == i1:
         return i8
+    if isinstance(element, StringType):
+        return STRING_VALUE
     return i64 if isinstance(element, IndexType) else element
 
 
 def byte_size(element: Attribute) -> int:
     """Bytes of one element in memory."""
     type = memory_type(element)
+    if type == STRING_VALUE:
+        return TEXT_BYTES
     assert isinstance(type, IntegerType) or hasattr(type, "bitwidth"), f"no size for {type}"
     return (type.bitwidth + 7) // 8  # pyright: ignore
 
@@ -123,8 +133,8 @@ def llvm_type(type: Attribute) -> Attribute:
     if (found := _types.get(type)) is not None:
         return found
     result = type
-    if isinstance(type, IndexType):
-        result = i64
+    if isinstance(type, IndexType | StringType):
+        result = memory_type(type)
     elif isinstance(type, VectorType):
         element = type.element_type
         if isinstance(element, IndexType):

@@ -43,6 +43,7 @@ from stepwell.conversion.to_llvm.memory import MEMORY, copy, is_row_major
 from stepwell.conversion.to_llvm.scalars import SCALARS
 from stepwell.diagnostics import compile_error, unsupported
 from stepwell.dialects.llvm import FuncOp
+from stepwell.dialects.text import TEXT
 
 HOST_SYMBOL = "stepwell_main"
 OUTPUT_KEY = "stepwell.output"
@@ -246,6 +247,23 @@ def _launch(low: Any, op: Any) -> None:
     low.stop_if_not(low.compare("eq", status, low.integer(0, i32)), status)
 
 
+def _text(low: Any, op: Any) -> None:
+    """An op of the `text` dialect is the runtime's function of its name: pointers and counts, then its numbers."""
+    operands, types = [low.context], [PTR]
+    for value in op.operands:
+        assert is_row_major(low, value), "bufferization copies what is not"
+        buffer = low.buffer(value)
+        pointer = low.point(buffer.pointer, buffer.offset, buffer.element)
+        operands += [pointer, low.integer_of(low.element_count(buffer))]
+        types += [PTR, i64]
+    operands += map(low.integer, op.numbers)
+    types += [i64] * len(op.numbers)
+    name = f"stepwell_rt_{op.name.replace('.', '_')}"
+    low.declare(name, types, i32)
+    status = low.call(name, operands, i32)
+    low.stop_if_not(low.compare("eq", status, low.integer(0, i32)), status)
+
+
 def _assert(low: Any, op: Any) -> None:
     """`cf.assert`: a run-time check of data; its message is the run's error."""
     onward, failing = Block(), Block()
@@ -341,6 +359,7 @@ _HOST: dict[str, Handler] = {
     "memref.dealloc": _dealloc,
     "cf.assert": _assert,
     "func.return": _return,
+    **{op.name: _text for op in TEXT.operations},
 }
 
 

@@ -24,6 +24,8 @@ from xdsl.ir.affine import AffineDimExpr
 from stepwell.conversion.to_llvm.core import (
     DYNAMIC,
     PTR,
+    STRING_VALUE,
+    TEXT_ALIGNMENT,
     Buffer,
     FunctionLowering,
     Handler,
@@ -44,7 +46,7 @@ _FALSE = IntegerAttr(0, i1)
 
 
 def _align(element: Attribute) -> int:
-    return byte_size(element)
+    return TEXT_ALIGNMENT if memory_type(element) == STRING_VALUE else byte_size(element)
 
 
 def load(low: FunctionLowering, pointer: SSAValue, type: Attribute) -> SSAValue:

@@ -30,6 +30,7 @@ static void free_context(stepwell_context *c) {
     free(c->outputs[i].shape);
   }
   free(c->staging);
+  free(c->fresh);
   free(c->outputs);
   free(c->inputs);
   free(c->dims);
@@ -60,6 +61,7 @@ STEPWELL_API stepwell_context *stepwell_create(const stepwell_options *options) 
   for (int i = 0; i < m->n_inputs; i++)
     for (int axis = 0; !m->inputs[i].layers[0] && axis < m->inputs[i].rank; axis++) dynamic += m->inputs[i].dims[axis] < 0;
   bool ok = c && (c->staging = calloc((size_t)m->n_inputs + 1, sizeof *c->staging)) &&
+            (c->fresh = calloc((size_t)m->n_inputs + 1, sizeof *c->fresh)) &&
             (c->inputs = calloc((size_t)m->n_inputs + 1, sizeof *c->inputs)) &&
             (c->dims = calloc(dynamic + 1, sizeof *c->dims)) &&
             (c->symbols = calloc((size_t)m->n_symbols + 1, sizeof *c->symbols)) &&
@@ -118,12 +120,15 @@ void *stepwell_rt_output(stepwell_context *c, int64_t index, int64_t rank, const
              NULL;
   if (!byte_count(s, dims, &bytes)) return fail(c, "output '%s' is too large to be addressed", s->name), NULL;
   stepwell_value *v = &c->caller[index];
-  if (v->kind == STEPWELL_TENSOR && v->as.tensor.data) {
+  if (given(v)) {
+    bool text = v->kind == STEPWELL_STRINGS;
+    const int64_t *shape = text ? v->as.strings.shape : v->as.tensor.shape;
     for (int i = 0; i < rank; i++)
-      if (v->as.tensor.shape[i] != dims[i])
+      if (shape[i] != dims[i])
         return fail(c, "output '%s': axis %d of the buffer given has the extent %lld, the result has %lld", s->name, i,
-                    (long long)v->as.tensor.shape[i], (long long)dims[i]),
+                    (long long)shape[i], (long long)dims[i]),
                NULL;
+    if (text) return o->destination = (char *)v->as.strings.data;
     return o->destination = (char *)v->as.tensor.data + v->as.tensor.byte_offset;
   }
   if (!block_reserve(&o->memory, bytes)) return fail(c, "out of memory: %zu bytes for output '%s'", bytes, s->name), NULL;
@@ -206,8 +211,13 @@ static void fill_output(output *o, const stepwell_slot *s, stepwell_value *v) {
     return;
   }
   DLTensor *t = &v->as.tensor;
-  if (v->kind == STEPWELL_TENSOR && t->data) return;
+  if (given(v)) return;
   memset(v, 0, sizeof *v);
+  if (s->code == STEPWELL_STRING_CODE) {
+    v->kind = STEPWELL_STRINGS;
+    v->as.strings = (stepwell_string_tensor){(stepwell_string *)o->destination, o->shape, s->rank};
+    return;
+  }
   v->kind = STEPWELL_TENSOR;
   t->data = o->destination;
   t->device.device_type = kDLCPU;

@@ -51,6 +51,7 @@ struct stepwell_context {
   block scratch;
   chunk *chunks;
   block *staging;   /* per input: the contiguous, aligned copy of one that is not, and what a value is made of */
+  block *fresh;     /* per input: what becomes its staging when all inputs are bound */
   void **inputs;    /* per input: its data in this run; of a sequence or optional, the context's own value */
   int64_t *dims;    /* the dynamic extents of all inputs */
   int64_t *symbols; /* the value of each symbol in this run; -1 unknown */
@@ -77,12 +78,14 @@ int check_cpu(void);
 /* check.c */
 int bind_inputs(stepwell_context *context, const stepwell_value *inputs);
 int check_outputs(stepwell_context *context, const stepwell_value *inputs, const stepwell_value *outputs);
+bool given(const stepwell_value *v);
 bool byte_count(const stepwell_slot *slot, const int64_t *dims, size_t *bytes);
 int check_tensor(stepwell_context *context, const stepwell_slot *slot, const stepwell_value *value, bool input);
 bool row_major(const DLTensor *tensor);
 void copy_strided(char **to, const char *from, const DLTensor *tensor, size_t width, int axis);
 bool lies_in_outputs(const stepwell_context *context, const char *data);
 void span_of(const DLTensor *tensor, uintptr_t *low, uintptr_t *high);
+void span_of_value(const stepwell_value *value, uintptr_t *low, uintptr_t *high);
 
 /* values.c */
 int bind_value(stepwell_context *context, int index, const stepwell_value *value);

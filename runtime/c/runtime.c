@@ -7,4 +7,5 @@
 #include "memory.c"
 #include "pool.c"
 #include "random.c"
+#include "text.c"
 #include "values.c"

@@ -94,9 +94,12 @@ typedef struct {
 typedef enum { STEPWELL_ABSENT = 0, STEPWELL_TENSOR = 1, STEPWELL_STRINGS = 2, STEPWELL_SEQUENCE = 3 } stepwell_kind;
 
 typedef struct {
-  const char *data; /* UTF-8, not necessarily terminated */
-  size_t length;
+  const char *data; /* UTF-8, not necessarily terminated; may hold NUL */
+  size_t length;    /* in bytes */
 } stepwell_string;
+
+/* Row-major. The bytes of an input's strings must live through the run; an output's are those of the inputs, or the
+ * context's until its next run. */
 
 typedef struct {
   stepwell_string *data;

@@ -44,6 +44,35 @@ int32_t stepwell_rt_output_value(stepwell_context *context, int64_t index, const
 /* Kernels that the runtime defines; generated code launches them as it does its own, as one tile. */
 void stepwell_rt_random_key(void *const *buffers, const int64_t *dims, int64_t begin, int64_t end, void *scratch);
 
+/* What the ops of the `text` dialect call, one function an op (text.c): 0, or nonzero with the error set. */
+int stepwell_rt_text_view(stepwell_context *, const char *bytes, int64_t, const int64_t *offsets, int64_t,
+                          stepwell_string *out, int64_t);
+int stepwell_rt_text_equal(stepwell_context *, const stepwell_string *x, int64_t, const stepwell_string *y, int64_t,
+                           uint8_t *out, int64_t);
+int stepwell_rt_text_concat(stepwell_context *, const stepwell_string *x, int64_t, const stepwell_string *y, int64_t,
+                            stepwell_string *out, int64_t);
+int stepwell_rt_text_map(stepwell_context *, const stepwell_string *x, int64_t, const int32_t *table, int64_t,
+                         stepwell_string *out, int64_t);
+int stepwell_rt_text_find(stepwell_context *, const stepwell_string *x, int64_t, const char *bytes, int64_t,
+                          const int64_t *offsets, int64_t, int64_t *out, int64_t);
+int stepwell_rt_text_match(stepwell_context *, const stepwell_string *x, int64_t, const uint8_t *classes, int64_t,
+                           const int32_t *next, int64_t, const uint8_t *accepts, int64_t, uint8_t *out, int64_t);
+int stepwell_rt_text_count(stepwell_context *, const stepwell_string *x, int64_t, const char *delimiter, int64_t,
+                           int64_t *out, int64_t, int64_t limit);
+int stepwell_rt_text_split(stepwell_context *, const stepwell_string *x, int64_t, const char *delimiter, int64_t,
+                           stepwell_string *out, int64_t, int64_t limit);
+int stepwell_rt_text_parse_f64(stepwell_context *, const stepwell_string *x, int64_t, double *out, int64_t);
+int stepwell_rt_text_parse_f32(stepwell_context *, const stepwell_string *x, int64_t, float *out, int64_t);
+int stepwell_rt_text_parse_i64(stepwell_context *, const stepwell_string *x, int64_t, int64_t *out, int64_t,
+                               int64_t is_unsigned);
+int stepwell_rt_text_format_f64(stepwell_context *, const double *x, int64_t, stepwell_string *out, int64_t,
+                                int64_t digits);
+int stepwell_rt_text_format_i64(stepwell_context *, const int64_t *x, int64_t, stepwell_string *out, int64_t,
+                                int64_t is_unsigned);
+int stepwell_rt_text_grams(stepwell_context *, const int64_t *items, int64_t, const int64_t *grams, int64_t,
+                           const int64_t *places, int64_t, const int64_t *table, int64_t, float *out, int64_t,
+                           int64_t columns, int64_t most_skipped);
+
 /* An extent in a slot: >= 0 static; STEPWELL_SYMBOL(s) the symbol s; STEPWELL_ANY not known before the run. */
 #define STEPWELL_SYMBOL(s) (-1 - (int64_t)(s))
 #define STEPWELL_ANY INT64_MIN
@@ -53,10 +82,12 @@ typedef struct {
   const char *dtype;
   const int64_t *dims;
   int32_t rank; /* of the tensor, or of the tensors that a value is made of; -1: any */
-  uint8_t code; /* DLPack's type code and width */
+  uint8_t code; /* DLPack's type code and width; for strings STEPWELL_STRING_CODE and the width of a stepwell_string */
   uint8_t bits;
   const char *layers; /* from the outside in: s, a sequence of; o, an optional; "": a tensor */
 } stepwell_slot;
+
+#define STEPWELL_STRING_CODE 255
 
 /* What the runtime knows of its model; the back end generates one, `stepwell_model`. */
 typedef struct {

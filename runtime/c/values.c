@@ -168,8 +168,8 @@ bool value_overlaps(const stepwell_value *v, uintptr_t low, uintptr_t high) {
     return false;
   }
   uintptr_t from, to;
-  if (v->kind != STEPWELL_TENSOR) return false;
-  span_of(&v->as.tensor, &from, &to);
+  if (v->kind != STEPWELL_TENSOR && v->kind != STEPWELL_STRINGS) return false;
+  span_of_value(v, &from, &to);
   return low < to && from < high;
 }
 

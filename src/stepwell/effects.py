@@ -106,7 +106,7 @@ def _rule(op_class: type[Operation]) -> _Rule:
         return _Rule.PURE if dialect in _PURE_DIALECTS or dialect == "linalg" else _Rule.ANY
     if dialect in _PURE_DIALECTS:
         return _Rule.REGIONS
-    if dialect == "linalg":
+    if dialect in ("linalg", "text"):
         return _Rule.WRITES_MEMREFS
     if dialect == "memref" and suffix in _MEMREF_VIEWS:
         return _Rule.PURE

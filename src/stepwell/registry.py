@@ -17,6 +17,7 @@ DIALECTS = {
     "schedule": "stepwell.dialects.schedule:SCHEDULE",
     "stepwell": "stepwell.dialects.stepwell:STEPWELL",
     "tensor": "stepwell.dialects.tensor:TENSOR",
+    "text": "stepwell.dialects.text:TEXT",
     "ub": "xdsl.dialects.ub:UB",
     "vector": "stepwell.dialects.vector:VECTOR",
 }

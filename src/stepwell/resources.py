@@ -103,6 +103,8 @@ def dtype_of(element_type: Attribute) -> "np.dtype[Any]":
         import ml_dtypes
 
         return np.dtype(getattr(ml_dtypes, _FLOATS[name]))
+    if name in ("!graph.string", "!text.string"):
+        return np.dtype(object)
     if name.startswith("complex<f"):
         return np.dtype({"complex<f32>": "c8", "complex<f64>": "c16"}[name])
     raise TypeError(f"no numpy dtype for element type {element_type}")

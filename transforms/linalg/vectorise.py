@@ -31,6 +31,7 @@ from xdsl.passes import ModulePass
 from stepwell.dialects.arith import ARITH, IndexCastOp, SelectOp
 from stepwell.dialects.schedule import TileAttr
 from stepwell.dialects.stepwell import target_of
+from stepwell.dialects.text import StringType
 from stepwell.dialects.vector import MultiReductionOp, ShapeCastOp, StepOp, TransposeOp
 from stepwell.transforms.linalg.indices import Extent, IndexBuilder, bound_of, domain_of, linear, packed
 from stepwell.transforms.linalg.structure import maps_of, output_map, reduction_dims
@@ -78,6 +79,11 @@ def _replace(
 ) -> None:
     place = op.parent_block()
     assert place is not None
+    if any(isinstance(r.type, StringType) for inner in op.body.block.ops for r in inner.results) or any(
+        isinstance(a.type, StringType) for a in op.body.block.args
+    ):
+        del op.attributes[SCHEDULE]  # no register holds several strings
+        return
     code = Block()
     try:
         with build.attempt(), build.inside(code):
