@@ -33,10 +33,24 @@ def _assert(machine: Machine, op: Operation) -> None:
 
 @meaning("scf.for")
 def _for(machine: Machine, op: Operation) -> Results:
+    if np.ndim(machine[op.operands[1]]):
+        return _for_each_point(machine, op)
     lower, upper, step = (machine.integer(v) for v in op.operands[:3])
     carried = _fresh(machine, machine.get(op.operands[3:]))
     for i in range(lower, upper, step):
         carried = machine.run_region(op.regions[0], [np.int64(i), *carried])
+    return carried
+
+
+def _for_each_point(machine: Machine, op: Operation) -> Results:
+    """Over many points at once, each with a count of its own: all run as long as one does."""
+    lower, step = (machine.integer(op.operands[k]) for k in (0, 2))
+    upper, carried = machine[op.operands[1]], machine.get(op.operands[3:])
+    machine.masked += 1
+    for i in range(lower, int(np.max(upper, initial=lower)), step):
+        following = machine.run_region(op.regions[0], [np.int64(i), *carried])
+        carried = [np.where(i < upper, new, old) for new, old in zip(following, carried, strict=True)]
+    machine.masked -= 1
     return carried
 
 

@@ -72,7 +72,7 @@ class _Exporter:
                 self.names[result] = f"v{len(self.names)}"
             if isinstance(op, ConstantOp):
                 self._constant(op)
-            elif isinstance(op, GraphOp) and not op.regions:
+            elif isinstance(op, GraphOp) and not op.regions and onnx.defs.has(op.ONNX_NAME):
                 yield self._node(op)
             else:
                 raise unsupported(

@@ -24,6 +24,7 @@ from stepwell.conversion.graph_to_linalg import (
     resize,
     sampling,
     selection,
+    trees,
 )
 from stepwell.conversion.graph_to_linalg.checks import check_block
 from stepwell.conversion.graph_to_linalg.lowering import LOWERINGS, Lowering, lowered_type, lowers
@@ -31,7 +32,7 @@ from stepwell.conversion.graph_to_linalg.lowering import LOWERINGS, Lowering, lo
 __all__ = [
     "LOWERINGS", "GraphToLinalgPass", "Lowering", "contraction", "control", "convolution", "data_movement",
     "elementwise", "indexing", "lowers", "normalization", "pooling", "quantization", "randomness", "recurrent", "reduction",
-    "resize", "sampling", "selection",
+    "resize", "sampling", "selection", "trees",
 ]  # fmt: skip
 
 

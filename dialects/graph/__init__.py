@@ -32,6 +32,7 @@ from stepwell.dialects.graph.recurrent import *  # noqa: F403
 from stepwell.dialects.graph.reduction import *  # noqa: F403
 from stepwell.dialects.graph.sequence import *  # noqa: F403
 from stepwell.dialects.graph.shape import Dim, Expr, ShapeAttr, compatible, dims_of, symbol, tensor_type
+from stepwell.dialects.graph.trees import *  # noqa: F403
 from stepwell.dialects.graph.types import (
     ONNX_ELEMENTS,
     STRING,

@@ -44,6 +44,7 @@ from stepwell.dialects.graph import (
 from stepwell.dialects.stepwell import DIM_NAMES_KEY
 from stepwell.errors import ImportModelError, InternalError, UnsupportedError
 from stepwell.frontends.onnx import building
+from stepwell.frontends.onnx.classical import CLASSICAL, CLASSICAL_DOMAIN
 from stepwell.frontends.onnx.contrib import CONTRIB, DEFAULT_DOMAIN
 from stepwell.frontends.onnx.control_flow import build_with_regions
 from stepwell.frontends.onnx.padding import resolve_auto_pad
@@ -353,6 +354,8 @@ class Importer:
             return True
         if domain == "com.microsoft" or (not domain and node.op_type in DEFAULT_DOMAIN):
             return node.op_type in CONTRIB or node.op_type in building.operators_of(domain)
+        if domain == CLASSICAL_DOMAIN:
+            return node.op_type in CLASSICAL
         schema = _schema(node.op_type, domain, versions.get(domain, 1))
         if not domain and schema is None and node.op_type == "LayerNormalization":
             return True
@@ -512,6 +515,10 @@ class Importer:
         assert schema is not None, "missing operators were reported before"
         self._check(call, schema)
         _fill_defaults(call.attributes, schema)
+        if call.domain == CLASSICAL_DOMAIN:
+            results = CLASSICAL[call.op](call, self)
+            assert results is not None, "a rule of classical machine learning makes its results"
+            return list(results)
         if not call.domain:
             if call.op == "Constant":
                 return [self._constant_node(call)]
@@ -606,9 +613,15 @@ class Importer:
     def emit(
         self, op: str, *operands: SSAValue | None, results: int = 1, **attributes: Any
     ) -> list[SSAValue]:
-        schema = _schema(op, "", 1 << 30)
-        assert schema is not None, f"{op} must be an operator of the newest opset"
+        known = _schema(op, "", 1 << 30) is not None or op in building.operators_of("")
+        assert known, f"{op} must be an operator of the newest opset, or one of ours"
         made = self._build(op, "", list(operands), attributes, [True] * results)[:results]
+        return [value for value in made if value is not None]
+
+    def inline(self, function: onnx.FunctionProto, *operands: SSAValue) -> list[SSAValue]:
+        """The results of a function that calls nothing but operators of the newest opset."""
+        used = [True] * len(function.output)
+        made = self._inline(function, operands, {}, {"": NEWEST_OPSET}, used)
         return [value for value in made if value is not None]
 
     def shape(self, value: SSAValue) -> list[Any]:

@@ -12,12 +12,12 @@ from xdsl.ir import Operation, Region, SSAValue
 
 from stepwell.diagnostics import compile_error, unsupported
 from stepwell.dialects.graph import ConstantOp, GraphOp, IfOp, LoopOp, ScanOp, SequenceMapOp
-from stepwell.interpreter.graph import chance, contraction, elementwise, image, layers, movement, text
+from stepwell.interpreter.graph import chance, contraction, elementwise, image, layers, movement, text, trees
 from stepwell.interpreter.graph.evaluation import EVALUATE, can_evaluate, evaluate, narrow
 
 __all__ = [
     "EVALUATE", "can_evaluate", "chance", "contraction", "elementwise", "evaluate", "image", "interpret", "layers",
-    "movement", "run_graph_op", "text",
+    "movement", "run_graph_op", "text", "trees",
 ]  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from stepwell.transforms.linalg.structure import (
     is_permutation,
     maps_of,
     output_map,
+    reduction_dims,
     substitute,
 )
 
@@ -38,7 +39,8 @@ class FuseElementwisePass(ModulePass):
     Merge element-wise generics into the generics that read them, and splat constants and fills into bodies.
 
     A producer is merged when its consumer reads each element of it exactly once and nothing else reads it, or
-    when it costs nothing to repeat. Contractions take no producer: their inner loop would repeat it.
+    when it costs nothing to repeat. Contractions take no producer: their inner loop would repeat it. Reductions take
+    none with a loop in its body, which has the order of its own dims to run in.
     Requires: tensor stage. Ensures: no element-wise generic has a single reader that could hold it.
     """
 
@@ -75,6 +77,8 @@ class FuseElementwisePass(ModulePass):
         if producer.parent is not consumer.parent or not is_permutation(output_map(producer)):
             return False
         if contraction_operands(consumer) is not None:
+            return False
+        if reduction_dims(consumer) and any(inner.regions for inner in producer.body.block.ops):
             return False
         if len(consumer.inputs) - 1 + len(producer.inputs) > self.max_inputs:
             return False
