@@ -15,6 +15,7 @@ from stepwell.conversion.graph_to_linalg import (
     data_movement,
     elementwise,
     indexing,
+    linear_algebra,
     normalization,
     pooling,
     quantization,
@@ -24,6 +25,8 @@ from stepwell.conversion.graph_to_linalg import (
     resize,
     sampling,
     selection,
+    signals,
+    sorting,
     trees,
 )
 from stepwell.conversion.graph_to_linalg.checks import check_block
@@ -31,8 +34,8 @@ from stepwell.conversion.graph_to_linalg.lowering import LOWERINGS, Lowering, lo
 
 __all__ = [
     "LOWERINGS", "GraphToLinalgPass", "Lowering", "contraction", "control", "convolution", "data_movement",
-    "elementwise", "indexing", "lowers", "normalization", "pooling", "quantization", "randomness", "recurrent", "reduction",
-    "resize", "sampling", "selection", "trees",
+    "elementwise", "indexing", "linear_algebra", "lowers", "normalization", "pooling", "quantization", "randomness",
+    "recurrent", "reduction", "resize", "sampling", "selection", "signals", "sorting", "trees",
 ]  # fmt: skip
 
 

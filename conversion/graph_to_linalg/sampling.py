@@ -1,9 +1,8 @@
-"""Reading images between their pixels: affine_grid, grid_sample, roi_align; and Fourier transforms."""
+"""Reading images between their pixels: affine_grid, grid_sample, roi_align, max_roi_pool, deform_conv."""
 
 from itertools import product as every
 from typing import Any
 
-import numpy as np
 from xdsl.dialects.builtin import f32, f64, i64
 from xdsl.ir import SSAValue
 
@@ -187,98 +186,6 @@ def _roi_align(low: Lowering, op: Any) -> SSAValue:
     return low.map(lambda v: v / count, [result], shape, low.element(x))
 
 
-def _fourier(length: int, count: int, inverse: bool, complex_in: bool, complex_out: bool) -> np.ndarray:
-    """The transform of `length` samples into `count` bins as a matrix on (real, imaginary) pairs, in f64."""
-    # The angle is reduced as an integer, so that zeros are zeros to the last place.
-    turns = np.outer(np.arange(length), np.arange(count)) % length
-    angle = 2 * np.pi * turns / length * (1 if inverse else -1)
-    cos, sin = np.cos(angle), np.sin(angle)
-    # The cosine of a quarter turn is not 0 in floating point.
-    cos[4 * turns % (2 * length) == 0] = np.round(cos[4 * turns % (2 * length) == 0])
-    for table in (cos, sin):
-        table[4 * turns % length == 0] = np.round(table[4 * turns % length == 0])
-    if inverse:
-        cos, sin = cos / length, sin / length
-    parts = [[cos, sin], [-sin, cos]][: 2 if complex_in else 1]
-    table = np.stack([np.stack(row[: 2 if complex_out else 1], -1) for row in parts], 1)
-    return np.ascontiguousarray(table.reshape(length * table.shape[1], -1))
-
-
-@lowers("dft")
-def _dft(low: Lowering, op: Any) -> SSAValue:
-    listed = [*op.operand_list(), None, None][:3]
-    x = low[listed[0]]
-    rank = low.rank(x)
-    axis = (low.known_integers(listed[2], "the operand axis")[0] if listed[2] is not None else -2) % rank
-    shape = low.shape(x)
-    length = shape[axis]
-    inverse, onesided = bool(low.attr(op, "inverse")), bool(low.attr(op, "onesided"))
-    if listed[1] is not None:
-        length = low.known_integers(listed[1], "the operand dft_length")[0]
-    elif inverse and onesided:
-        length = (length - 1) * 2
-    if not isinstance(length, int) or not isinstance(shape[axis], int):
-        raise unsupported(op, "the length of the transform is not known", "give the axis an extent")
-    return _transformed(low, op, x, axis, length, inverse, onesided)
-
-
-def _transformed(
-    low: Lowering, op: Any, x: SSAValue, axis: int, length: int, inverse: bool, onesided: bool
-) -> SSAValue:
-    """The transform of `x` along `axis`, cut or padded with zeros to `length` samples; computed in f64."""
-    rank, element = low.rank(x), low.element(x)
-    order = [a for a in range(rank) if a not in (axis, rank - 1)] + [axis, rank - 1]
-    moved = low.transpose(x, order)
-    *lead, given, parts = low.shape(moved)
-    assert isinstance(given, int) and isinstance(parts, int)
-    half = length // 2 + 1
-    if inverse and onesided:
-        # Half of a spectrum: every bin but the first (and the middle one) stands for its mirror image too.
-        table = _fourier(length, length, True, True, False).reshape(length, 2, length)
-        bins = table[:half].copy()
-        bins[1 : (length + 1) // 2] += (table[half:] * np.array([1.0, -1.0])[None, :, None])[::-1]
-        table, taken, out_parts, count = bins[:, :parts], half, 1, length
-    else:
-        count = half if onesided else length
-        table = _fourier(length, count, inverse, parts == 2, True).reshape(length, parts, -1)
-        taken, out_parts = length, 2
-    kept = min(taken, given)
-    if kept != given:
-        moved = low.slice(moved, [0] * rank, [*lead, kept, parts])
-    table = np.ascontiguousarray(table[:kept]).reshape(kept * parts, count * out_parts)
-    wide = low.map(lambda v: v.cast(f64), [moved], low.shape(moved), f64, widen=False)
-    rows = low.reshape(wide, (product(lead), kept * parts))
-    result = matmul(low, rows, low.tensor_constant(table))
-    result = low.reshape(result, (*lead, count, out_parts))
-    narrow = low.map(lambda v: v.cast(element), [result], low.shape(result), element, widen=False)
-    return low.transpose(narrow, [order.index(a) for a in range(rank)])
-
-
-@lowers("stft")
-def _stft(low: Lowering, op: Any) -> SSAValue:
-    signal, _, window, _ = [*low.operands(op), None, None][:4]
-    listed = [*op.operand_list(), None, None][:4]
-    step = low.known_integers(listed[1], "the operand frame_step")[0]
-    if listed[3] is not None:
-        length: Dim = low.known_integers(listed[3], "the operand frame_length")[0]
-    else:
-        length = low.shape(window)[0]
-    shape = low.shape(signal)
-    if not isinstance(length, int):
-        raise unsupported(op, "the length of a frame is not known", "give the window an extent")
-    if len(shape) == 2:
-        signal, shape = low.reshape(signal, (*shape, 1)), (*shape, 1)
-    frames = (shape[1] - length) // step + 1
-    d = dims(4)
-    inputs, at = [signal], [[d[0], d[1] * step + d[2], d[3]]]
-    if window is not None:
-        inputs.append(window)
-        at.append([d[2]])
-    cut_shape = (shape[0], frames, length, shape[2])
-    cut = low.map(lambda v, *w: v * w[0] if w else v, inputs, cut_shape, low.element(signal), at=at)
-    return _transformed(low, op, cut, 2, length, False, bool(low.attr(op, "onesided")))
-
-
 # out[n, oc, o] = sum over taps and channels of w[oc, ic, k] * mask[n, k, o] * x at (o*s - pad + k*d + offset[n, k, o])
 @lowers("deform_conv")
 def _deform_conv(low: Lowering, op: Any) -> SSAValue:
@@ -343,3 +250,54 @@ def _deform_conv(low: Lowering, op: Any) -> SSAValue:
     result = low.reshape(matmul(low, weights, columns), shape)
     inputs = [result] if bias is None else [result, low.reshape(bias, (out_channels, *[1] * space))]
     return low.map(lambda v, *b: v + b[0].cast(f32) if b else v, inputs, shape, element)
+
+
+# Bin (i, j) of a region is the largest element of the rows of bin i and the columns of bin j; 0 where there is none.
+@lowers("max_roi_pool")
+def _max_roi_pool(low: Lowering, op: Any) -> SSAValue:
+    x, rois = low.operands(op)
+    own, element = low.shape(x), low.element(x)
+    regions, channels, *pooled = low.result_shape(op)
+    scale = float(low.attr(op, "spatial_scale"))
+    d = dims(5)
+
+    def inside(low_end: Scalar, high_end: Scalar, bin_: Scalar, place: Scalar, count: Dim) -> Scalar:
+        """Whether `place` lies in the bin."""
+        build = place.body
+        begin, end = ((v.cast(f32) * scale + 0.5).floor() for v in (low_end, high_end))
+        extent = (end - begin + 1.0).maximum(1.0) / build.extent(count).cast(f32)
+        first = (bin_.cast(f32) * extent).floor() + begin
+        last = ((bin_ + 1).cast(f32) * extent).ceil() + begin
+        spot = place.cast(f32)
+        return spot.at_least(first) & spot.below(last)
+
+    def columns(which: Scalar, a: Scalar, b: Scalar, _: Scalar, acc: Scalar) -> Scalar:
+        build = acc.body
+        image = which.cast(i64).as_index().maximum(0).minimum(build.extent(own[0]) - 1)
+        value = build.extract(x, [image, build.index(1), build.index(2), build.index(4)])
+        taken = inside(a, b, build.index(3), build.index(4), pooled[1])
+        return build.select(taken, value.cast(acc.type).maximum(acc), acc)
+
+    def rows(value: Scalar, a: Scalar, b: Scalar, acc: Scalar) -> Scalar:
+        build = acc.body
+        taken = inside(a, b, build.index(2), build.index(4), pooled[0])
+        return build.select(taken, value.maximum(acc), acc)
+
+    kind = f64 if element == f64 else f32
+    narrow = (regions, channels, own[2], pooled[1])
+    across = low.fill(float("-inf"), narrow, kind)
+    read: list[Any] = [
+        (rois, [d[0], 0]),
+        (rois, [d[0], 1]),
+        (rois, [d[0], 3]),
+        (low.empty((own[3],), f32), [d[4]]),
+    ]
+    (across,) = low.generic("ppppr", read, [(across, d[:4])], columns)
+    result = low.fill(float("-inf"), (regions, channels, *pooled), kind)
+    read = [(across, [d[0], d[1], d[4], d[3]]), (rois, [d[0], 2]), (rois, [d[0], 4])]
+    (result,) = low.generic("ppppr", read, [(result, d[:4])], rows)
+
+    def finished(v: Scalar) -> Scalar:
+        return v.body.select(v.equals(float("-inf")), 0.0, v).cast(element)
+
+    return low.map(finished, [result], low.shape(result), element, widen=False)

@@ -219,6 +219,14 @@ class Scalar:
         assert not self.is_float, "the remainder of integers"
         return self._guarded(other, arith.RemSIOp, arith.RemUIOp, 0, False)
 
+    def floor_divided_by(self, other: "Scalar") -> "Scalar":
+        """Division of an `index` by one that is positive, rounded down."""
+        return self._new(arith.FloorDivSIOp(self.value, other.value))
+
+    def remainder_of(self, other: "Scalar") -> "Scalar":
+        """What is left of an `index` that is not negative by one that is positive."""
+        return self._new(arith.RemUIOp(self.value, other.value))
+
     def floor_divided(self, other: int) -> "Scalar":
         """Division by a positive number that rounds down, of an `index`."""
         return self._new(arith.FloorDivSIOp(self.value, self.lift(other).value))

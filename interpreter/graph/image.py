@@ -226,3 +226,130 @@ def _stft(op: GraphOp, signal: Array, step: Array, window: Array = None, length:
     if op.get("onesided"):
         y = y[..., : count // 2 + 1]
     return np.stack([y.real, y.imag], -1)
+
+
+@evaluates("mel_weight_matrix")
+def _mel_weight_matrix(
+    op: GraphOp, bins: Array, length: Array, rate: Array, bottom: Array, top: Array
+) -> Array:
+    count, samples = int(bins.reshape(())), int(length.reshape(()))
+    first, last = (2595 * np.log10(1 + float(v.reshape(())) / 700) for v in (bottom, top))
+    mels = first + np.arange(count + 2) * (last - first) / (count + 2)
+    edges = np.floor(700 * (10 ** (mels / 2595) - 1) * (samples + 1) / int(rate.reshape(())))
+    place = np.arange(samples // 2 + 1)[:, None]
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    rising = (place - left) / np.maximum(centre - left, 1)
+    falling = (right - place) / np.maximum(right - centre, 1)
+    value = np.where((place >= left) & (place < centre), rising, 0)
+    value = np.where((place >= centre) & (place < right), falling, value)
+    return np.where(place == centre, 1.0, value)
+
+
+@evaluates("max_roi_pool")
+def _max_roi_pool(op: GraphOp, x: Array, rois: Array) -> Array:
+    rows, columns = op.get("pooled_shape")
+    scale = np.float32(op.get("spatial_scale"))
+    y = np.zeros((len(rois), x.shape[1], rows, columns), x.dtype)
+
+    def bins(first: Any, last: Any, count: int, extent: int) -> list[slice]:
+        begin, end = (math.floor(np.float32(v) * scale + np.float32(0.5)) for v in (first, last))
+        size = np.float32(max(end - begin + 1, 1)) / np.float32(count)
+        ends = [(math.floor(np.float32(i) * size), math.ceil(np.float32(i + 1) * size)) for i in range(count)]
+        return [slice(min(max(a + begin, 0), extent), min(max(b + begin, 0), extent)) for a, b in ends]
+
+    for r, (image, x1, y1, x2, y2) in enumerate(rois):
+        for i, down in enumerate(bins(y1, y2, rows, x.shape[2])):
+            for j, across in enumerate(bins(x1, x2, columns, x.shape[3])):
+                piece = x[int(image), :, down, across]
+                if piece.size:
+                    y[r, :, i, j] = piece.max((1, 2))
+    return y
+
+
+def _bilinear(image: Array, row: Array, column: Array) -> Array:
+    """`image[c, h, w]` at broken places `[n]`, which lie in it or are held at its border: `[c, n]`."""
+    places = []
+    for c, extent in ((row, image.shape[1]), (column, image.shape[2])):
+        c = np.clip(c, 0, extent - 1)
+        low = np.floor(c).astype(np.int64)
+        places.append((low, np.minimum(low + 1, extent - 1), c - low))
+    (top, bottom, v), (left, right, h) = places
+    return np.stack([
+        image[:, top, left] * ((1 - v) * (1 - h)), image[:, top, right] * ((1 - v) * h),
+        image[:, bottom, left] * (v * (1 - h)), image[:, bottom, right] * (v * h),
+    ])  # fmt: skip
+
+
+@evaluates("roi_align")
+def _roi_align(op: GraphOp, x: Array, rois: Array, images: Array) -> Array:
+    rows, columns = op.get("output_height"), op.get("output_width")
+    scale, largest = op.get("spatial_scale"), op.get("mode") == "max"
+    half = 0.5 if op.get("coordinate_transformation_mode") == "half_pixel" else 0.0
+    y = np.zeros((len(rois), x.shape[1], rows, columns), x.dtype)
+    for r, (region, image) in enumerate(zip(rois, images, strict=True)):
+        x1, y1, x2, y2 = (float(v) * scale - half for v in region)
+        height, width = y2 - y1, x2 - x1
+        if not half:
+            height, width = max(height, 1.0), max(width, 1.0)
+        down = op.get("sampling_ratio") or math.ceil(height / rows)
+        across = op.get("sampling_ratio") or math.ceil(width / columns)
+        for i, j in itertools.product(range(rows), range(columns)):
+            p = y1 + (i + (np.arange(down) + 0.5) / down) * height / rows
+            q = x1 + (j + (np.arange(across) + 0.5) / across) * width / columns
+            p, q = (v.reshape(-1) for v in np.meshgrid(p, q, indexing="ij"))
+            inside = (p >= -1) & (p <= x.shape[2]) & (q >= -1) & (q <= x.shape[3])
+            terms = _bilinear(x[int(image)].astype(np.float64), p, q) * inside
+            if p.size:
+                y[r, :, i, j] = terms.max((0, 2)) if largest else terms.sum((0, 2)) / p.size
+    return y
+
+
+@evaluates("deform_conv")
+def _deform_conv(
+    op: GraphOp, x: Array, w: Array, offset: Array, bias: Array = None, mask: Array = None
+) -> Array:
+    from stepwell.dialects.graph.contraction import Window
+
+    window = Window(op, x.shape[2:], w.shape[2:])
+    space, kernel = len(x.shape) - 2, w.shape[2:]
+    output = [int(n) for n in window.output if isinstance(n, int)]
+    begins = [int(n) for n in window.pads_begin if isinstance(n, int)]
+    groups, group = op.get("offset_group"), op.get("group")
+    taps = list(np.ndindex(*kernel))
+    moved = offset.reshape(len(x), groups, len(taps), space, *output)
+    kept = (
+        np.ones((len(x), groups, len(taps), *output))
+        if mask is None
+        else mask.reshape(len(x), groups, len(taps), *output)
+    )
+    columns = np.zeros((len(x), x.shape[1], len(taps), *output))
+    each = x.shape[1] // groups
+    for n, c, (t, tap) in itertools.product(range(len(x)), range(x.shape[1]), enumerate(taps)):
+        total: Any = 0.0
+        corner = []
+        for a in range(space):
+            shape = [1] * space
+            shape[a] = -1
+            base = (
+                np.arange(output[a]).reshape(shape) * window.strides[a]
+                - begins[a]
+                + tap[a] * window.dilations[a]
+            )
+            place = base + moved[n, c // each, t, a]
+            low = np.floor(place).astype(np.int64)
+            corner.append([(low, 1 - (place - low)), (low + 1, place - low)])
+        for choice in itertools.product(*corner):
+            weight: Any = 1.0
+            at = []
+            for a, (index, part) in enumerate(choice):
+                extent = x.shape[2 + a]
+                weight = weight * part * ((index >= 0) & (index < extent))
+                at.append(np.clip(index, 0, extent - 1))
+            total = total + x[(n, c, *at)] * weight
+        columns[n, c, t] = total * kept[n, c // each, t]
+    columns = columns.reshape(len(x), group, -1, *output)
+    weights = w.reshape(group, w.shape[0] // group, -1)
+    y = np.einsum("gok,ngk...->ngo...", weights, columns).reshape(len(x), w.shape[0], *output)
+    if bias is not None:
+        y = y + bias.reshape(-1, *[1] * space)
+    return y.astype(x.dtype)
