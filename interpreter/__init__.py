@@ -4,5 +4,5 @@ from stepwell.interpreter import arith, control, linalg, memref, runtime, tensor
 from stepwell.interpreter.machine import MEANINGS, Machine, interpret, meaning
 
 __all__ = [
-    "MEANINGS", "Machine", "arith", "control", "interpret", "linalg", "meaning", "memref", "runtime", "tensor", "vector",
+    "MEANINGS", "Machine", "arith", "control", "interpret", "linalg", "meaning", "memref", "runtime", "tensor", "text", "vector",
 ]  # fmt: skip

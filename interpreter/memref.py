@@ -34,6 +34,8 @@ def _view(machine: Machine, op: Any) -> Results:
     type = op.results[0].type
     source, start = machine[op.source], machine.integer(op.byte_shift)
     shape, dtype = shape_of(machine, type, op.sizes), dtype_of(type.element_type)
+    if dtype.kind == "O":  # numpy keeps no objects in bytes
+        return (poison(shape, dtype),)
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     if start < 0 or start + size > source.size:
         raise compile_error(

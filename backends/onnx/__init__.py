@@ -94,6 +94,8 @@ class _Exporter:
         self.weights.append(tensor)
 
     def _node(self, op: GraphOp) -> onnx.NodeProto:
+        if not onnx.defs.has(op.ONNX_NAME):
+            raise unsupported(op, "it is of another domain than ONNX's own", "export before it")
         schema = onnx.defs.get_schema(op.ONNX_NAME, self.opset)
         node = onnx.helper.make_node(
             op.ONNX_NAME,

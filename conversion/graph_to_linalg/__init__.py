@@ -27,6 +27,7 @@ from stepwell.conversion.graph_to_linalg import (
     selection,
     signals,
     sorting,
+    text,
     trees,
 )
 from stepwell.conversion.graph_to_linalg.checks import check_block
@@ -35,7 +36,7 @@ from stepwell.conversion.graph_to_linalg.lowering import LOWERINGS, Lowering, lo
 __all__ = [
     "LOWERINGS", "GraphToLinalgPass", "Lowering", "contraction", "control", "convolution", "data_movement",
     "elementwise", "indexing", "linear_algebra", "lowers", "normalization", "pooling", "quantization", "randomness",
-    "recurrent", "reduction", "resize", "sampling", "selection", "signals", "sorting", "trees",
+    "recurrent", "reduction", "resize", "sampling", "selection", "signals", "sorting", "text", "trees",
 ]  # fmt: skip
 
 

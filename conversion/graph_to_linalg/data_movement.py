@@ -5,7 +5,14 @@ from typing import Any
 
 import numpy as np
 from xdsl.dialects import arith, tensor
-from xdsl.dialects.builtin import AnyFloat, DenseIntOrFPElementsAttr, DenseResourceAttr, TensorType, i64
+from xdsl.dialects.builtin import (
+    AnyFloat,
+    ArrayAttr,
+    DenseIntOrFPElementsAttr,
+    DenseResourceAttr,
+    TensorType,
+    i64,
+)
 from xdsl.ir import SSAValue
 from xdsl.ir.affine import AffineExpr
 
@@ -19,13 +26,17 @@ from stepwell.conversion.graph_to_linalg.runtime_axes import (
     without_axes,
 )
 from stepwell.conversion.graph_to_linalg.scalar import Scalar
+from stepwell.conversion.graph_to_linalg.text import string_constant
 from stepwell.diagnostics import unsupported
 from stepwell.dialects.graph.shape import Dim, maximum, minimum, product
+from stepwell.dialects.text import STRING
 
 
 @lowers("constant")
 def _constant(low: Lowering, op: Any) -> SSAValue:
     value = op.properties["value"]
+    if isinstance(value, ArrayAttr):
+        return string_constant(low, [s.data for s in value], op.results[0].type.get_shape())
     if not isinstance(value, DenseIntOrFPElementsAttr | DenseResourceAttr):
         raise unsupported(op, f"a constant of {type(value).__name__}", "use a dense tensor")
     return low.dense(value)
@@ -411,6 +422,8 @@ def _pad(low: Lowering, op: Any) -> SSAValue:
                 else low.dim_of(low.scalar_index(pads, position))
             )
     mode = low.attr(op, "mode") or "constant"
+    if mode == "constant" and low.element(x) == STRING:
+        return _pad_strings(low, x, before, after, value)
     if mode == "constant":
         filler: Any = 0
         if value is not None:
@@ -422,6 +435,16 @@ def _pad(low: Lowering, op: Any) -> SSAValue:
             )
         return low.pad(x, before, after, filler)
     return _pad_by_index(low, x, before, after, mode)
+
+
+def _pad_strings(low: Lowering, x: SSAValue, before: list[Dim], after: list[Dim], value: Any) -> SSAValue:
+    """Strings inside a tensor of copies of one string."""
+    if any(isinstance(amount, int) and amount < 0 for amount in (*before, *after)):
+        assert low.op is not None
+        raise unsupported(low.op, "it crops strings", "slice them")
+    filler = string_constant(low, [""], ()) if value is None else low.reshape(value, ())
+    shape = tuple(b + n + a for b, n, a in zip(before, low.shape(x), after, strict=True))
+    return low.insert(x, broadcast(low, filler, shape), before)
 
 
 def _pad_by_index(low: Lowering, x: SSAValue, before: list[Dim], after: list[Dim], mode: str) -> SSAValue:

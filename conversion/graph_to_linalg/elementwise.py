@@ -5,13 +5,15 @@ from math import pi, sqrt
 from typing import Any
 
 from xdsl.dialects import arith, math, scf
-from xdsl.dialects.builtin import AnyFloat, Float64Type, IndexType, IntegerType, f32, f64, i1
+from xdsl.dialects.builtin import AnyFloat, Float64Type, IndexType, IntegerType, TensorType, f32, f64, i1, i64
 from xdsl.ir import Block, Region, SSAValue
 
+from stepwell.conversion.graph_to_linalg import text
 from stepwell.conversion.graph_to_linalg.lowering import Lowering, is_unsigned, lowers
 from stepwell.conversion.graph_to_linalg.scalar import Body, Scalar
 from stepwell.conversion.graph_to_linalg.small_types import decoded, encoded, is_small
 from stepwell.diagnostics import unsupported
+from stepwell.dialects.graph import STRING
 
 Function = Callable[..., Any]
 
@@ -83,7 +85,6 @@ _BINARY: dict[str, Function] = {
     "bitwise_or": lambda a, b: a | b,
     "bitwise_xor": lambda a, b: a ^ b,
     "div": lambda a, b: a / b,
-    "equal": lambda a, b: a.equals(b),
     "greater": lambda a, b: a.above(b),
     "greater_or_equal": lambda a, b: a.at_least(b),
     "less": lambda a, b: a.below(b),
@@ -97,6 +98,14 @@ _BINARY: dict[str, Function] = {
 }
 for _name, _body in (_UNARY | _BINARY).items():
     _enter(_name, _body)
+
+
+@lowers("equal")
+def _equal(low: Lowering, op: Any) -> SSAValue:
+    type = op.operands[0].type
+    if isinstance(type, TensorType) and type.element_type == STRING:
+        return text.equal(low, op)
+    return elementwise(low, op, Scalar.equals)
 
 
 def _fold(combine: Function) -> Function:
@@ -185,12 +194,18 @@ def _clip(low: Lowering, op: Any) -> SSAValue:
 def _cast(low: Lowering, op: Any) -> SSAValue:
     x = low[op.operands[0]]
     source, target = op.operands[0].type.element_type, op.results[0].type.element_type
-    if not all(isinstance(t, AnyFloat | IntegerType) for t in (source, target)):
-        raise unsupported(
-            op, f"a cast from {source} to {target} needs strings or complex numbers", "cast outside"
-        )
     if source == target:
         return x
+    if not all(isinstance(t, AnyFloat | IntegerType) or t == STRING for t in (source, target)):
+        raise unsupported(op, f"a cast from {source} to {target} needs complex numbers", "cast outside")
+    if target == STRING:
+        if is_small(source):
+            wide = i64 if isinstance(source, IntegerType) else f32
+            x = low.map(lambda v: decoded(v, source).cast(wide), [x], low.shape(x), wide, widen=False)
+            source = wide
+        return text.formatted(low, x, source)
+    if source == STRING:
+        x, source = text.parsed(low, x, target)
     element = low.result_element(op)
     small = is_small(source) or is_small(target)
     if element == low.element(x) and not isinstance(element, AnyFloat) and not small:

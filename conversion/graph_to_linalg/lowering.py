@@ -49,6 +49,7 @@ from stepwell.diagnostics import compile_error, unsupported
 from stepwell.dialects.graph import STRING
 from stepwell.dialects.graph.shape import Atom, Dim, Expr, dims_of, product, unknown
 from stepwell.dialects.schedule import RUNTIME_KEY
+from stepwell.dialects.text import STRING as TEXT
 from stepwell.resources import constant_attr, value_of
 
 Shape: TypeAlias = tuple[Dim, ...]
@@ -72,6 +73,17 @@ def lowers(*names: str) -> Callable[[Lower], Lower]:
 
     return enter
 
+
+ON_STRINGS = frozenset(
+    f"graph.{name}"
+    for name in """
+        cast cast_like compress concat constant depth_to_space equal expand flatten gather gather_elements gather_nd
+        identity if label_encoder loop pad regex_full_match reshape reverse_sequence scan scatter_elements scatter_nd
+        shape size slice space_to_depth split squeeze string_concat string_normalizer string_split tf_idf_vectorizer
+        tile transpose unsqueeze where
+    """.split()
+)
+"""Operators whose operands or results may be strings."""
 
 MAX_BYTES = 32 << 30
 """No value of a model may take more memory."""
@@ -110,6 +122,8 @@ def signless(element: Attribute) -> Attribute:
     """The element type below graph: integers lose their sign, small types are bytes."""
     if is_small(element):
         return i8
+    if element == STRING:
+        return TEXT
     if isinstance(element, IntegerType) and element.signedness.data != Signedness.SIGNLESS:
         return IntegerType(element.width.data)
     return element
@@ -247,7 +261,9 @@ class Lowering:
                     op, "it has no lowering to the tensor level yet", "express it with other operators"
                 )
             for value in (*op.operands, *op.results):
-                if not isinstance(value.type, TensorType) or value.type.element_type == STRING:
+                if not isinstance(value.type, TensorType) or (
+                    value.type.element_type == STRING and op.name not in ON_STRINGS
+                ):
                     kind = value.type.element_type if isinstance(value.type, TensorType) else value.type
                     raise unsupported(op, f"it works on {kind}", "keep to tensors of numbers")
             if op.name not in MOVES and (small := _small_element(op)) is not None:

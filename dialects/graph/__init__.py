@@ -7,6 +7,7 @@ from xdsl.ir import Dialect
 
 from stepwell.dialects.graph import core as _core
 from stepwell.dialects.graph.attention import *  # noqa: F403
+from stepwell.dialects.graph.classical import *  # noqa: F403
 from stepwell.dialects.graph.contraction import *  # noqa: F403
 from stepwell.dialects.graph.control_flow import *  # noqa: F403
 from stepwell.dialects.graph.control_flow import YieldOp

@@ -7,7 +7,9 @@ import ml_dtypes
 import numpy as np
 
 from stepwell.dialects.graph import GraphOp, numpy_dtype
+from stepwell.errors import RunError
 from stepwell.interpreter.graph.evaluation import EVALUATE, evaluates, widen
+from stepwell.interpreter.text import format_float, parse_float, parse_integer
 
 Array = Any
 
@@ -204,20 +206,34 @@ _LARGEST = {
 }
 
 
+_FLOAT_DIGITS = 8
+"""Significant digits of a float as a string, of any width, as ONNX Runtime writes it."""
+
+
+def _spelt(value: Any, text: Any) -> Any:
+    if value is None:
+        raise RunError(f"graph.cast: {text!r:.60} is not a number; pass strings that are")
+    return value
+
+
 def cast(x: Array, dtype: np.dtype, saturate: bool = True, round_mode: str = "up") -> Array:
     """
     `x` in another element type: truncation to integers, which saturate; rounding to even between floats.
     """
     if dtype.kind == "O":
-        if x.dtype.kind == "f" or x.dtype.kind == "V":
-            return np.array([_text(v) for v in x.ravel().tolist()], object).reshape(x.shape)
-        return np.array([str(v) for v in x.ravel().tolist()], object).reshape(x.shape)
+        if x.dtype.kind in "bOiu" or "int" in x.dtype.name:
+            texts = [v if x.dtype.kind == "O" else str(int(v)) for v in x.ravel().tolist()]
+        else:
+            texts = [format_float(float(v), _FLOAT_DIGITS) for v in x.ravel()]
+        return np.array([*texts, None], object)[:-1].reshape(x.shape)
     if x.dtype.kind == "O":
-        if dtype.kind in "iu":
-            return np.array([int(float(v)) if "." in v or "e" in v else int(v) for v in x.ravel()]).astype(
-                dtype
-            ).reshape(x.shape)  # fmt: skip
-        return x.astype(np.float64).astype(np.float32 if dtype.kind == "V" else dtype).astype(dtype)
+        if dtype.kind == "V" or ("int" not in dtype.name and dtype.kind != "b"):
+            values = [_spelt(parse_float(v), v) for v in x.ravel()]
+            return cast(
+                np.array(values, np.float64 if dtype == np.float64 else np.float32).reshape(x.shape), dtype
+            )
+        wrapped = [_spelt(parse_integer(v), v) % (1 << 64) for v in x.ravel()]
+        return np.array(wrapped, np.uint64).reshape(x.shape).astype(np.int64).astype(dtype)
     if dtype.kind == "b":
         return widen(x) != 0
     name = dtype.name
@@ -252,14 +268,6 @@ def cast(x: Array, dtype: np.dtype, saturate: bool = True, round_mode: str = "up
             inside, np.where(inside, wide, 0).astype(dtype), np.where(np.isnan(wide), 0, clipped)
         ).astype(dtype)
     return widen(x).astype(dtype)
-
-
-def _text(value: float) -> str:
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "INF" if value > 0 else "-INF"
-    return str(np.float32(value)) if np.float32(value) == value else str(value)
 
 
 @evaluates("cast", exact=True)

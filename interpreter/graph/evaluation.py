@@ -15,6 +15,7 @@ from xdsl.ir import Operation
 from stepwell.diagnostics import unsupported
 from stepwell.dialects.graph import GraphOp, numpy_dtype
 from stepwell.dialects.graph.types import STRING
+from stepwell.interpreter.text import to_bytes, to_text
 
 EVALUATE: dict[str, Callable[..., Any]] = {}
 """
@@ -62,7 +63,10 @@ def narrow(value: Any, type_: Any) -> Any:
     if isinstance(type_, TensorType) and not isinstance(value, list):
         value = np.asarray(value)
         if type_.element_type == STRING:
-            return value if value.dtype == object else value.astype(object)
+            if value.dtype != object or any(type(s) is not str for s in value.flat):
+                texts = [to_text(to_bytes(s)) for s in value.ravel().tolist()]
+                value = np.array([*texts, None], object)[:-1].reshape(value.shape)
+            return value
         dtype = numpy_dtype(type_.element_type)
         return value if value.dtype == dtype else value.astype(dtype)
     return value

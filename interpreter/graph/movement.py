@@ -426,11 +426,6 @@ def _optional_get_element(op: GraphOp, x: Any) -> Any:
     return (x,)
 
 
-@evaluates("string_concat", exact=True)
-def _string_concat(op: GraphOp, x: Array, y: Array) -> Array:
-    return np.asarray(x, object) + np.asarray(y, object)
-
-
 @evaluates("constant", exact=True)
 def _constant(op: GraphOp) -> Array:
     array = op.array()  # pyright: ignore[reportAttributeAccessIssue]

@@ -956,7 +956,8 @@ def _long_dims(op: linalg.GenericOp) -> set[int]:
 def _is_whole(place: _Place) -> bool:
     """Whether the place is all of its image; equal types say nothing where extents are unknown."""
     return (
-        all(isinstance(offset, int) and offset == 0 for offset in place.offsets)
+        place.image.base is None  # else the image's extents are not at hand
+        and all(isinstance(offset, int) and offset == 0 for offset in place.offsets)
         and set(place.strides) <= {1}
         and all(
             own is whole or (isinstance(own, int) and own == whole)

@@ -133,19 +133,19 @@ def _label_encoder(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
         raise emitter.error(call, f"{keys.size} keys for {values.size} values", "give as many")
     if keys.dtype != object:
         keys = keys.astype(emitter.dtype(x))
-    wide = one(emitter, "Unsqueeze", x, ints(emitter, len(emitter.shape(x))))
-    same = one(emitter, "Equal", wide, emitter.constant(keys))
-    if keys.dtype.kind == "f" and np.isnan(keys).any():
-        both = one(emitter, "And", one(emitter, "IsNaN", wide), emitter.constant(np.isnan(keys)))
-        same = one(emitter, "Or", same, both)
-    numbers = emitter.constant(np.arange(keys.size, dtype=np.int32))
-    places = one(emitter, "Where", same, numbers, emitter.constant(np.array(-1, np.int32)))
-    place = one(emitter, "ReduceMax", places, ints(emitter, len(emitter.shape(x))), keepdims=0)
-    # The default stands behind the values.
-    table = emitter.constant(np.append(values, np.array([default], values.dtype)))
-    unknown = one(emitter, "Less", place, emitter.constant(np.array(0, np.int32)))
-    place = one(emitter, "Where", unknown, emitter.constant(np.array(keys.size, np.int32)), place)
-    return emitter.emit("Gather", table, place)
+    default = np.array([default], values.dtype)
+    return emitter.emit(
+        "LabelEncoder", x, keys=_decoded(keys), values=_decoded(values), default=_decoded(default)
+    )
+
+
+def _decoded(array: np.ndarray) -> np.ndarray:
+    """Strings of a tensor, which are bytes, as str."""
+    texts = [
+        text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else text
+        for text in array.tolist()
+    ]
+    return np.array([*texts, None], object)[:-1] if array.dtype == object else array
 
 
 def _mapping(call: Call, emitter: Emitter) -> tuple[np.ndarray, np.ndarray, Any]:
