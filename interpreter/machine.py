@@ -169,6 +169,9 @@ _TERMINATORS = {
 _SCALAR_READS = {"tensor.extract", "tensor.dim"}
 
 
+_VALUES = ("value.any", "graph.sequence", "graph.optional")
+
+
 def _graph_meaning(op: Operation) -> Meaning:
     """The meaning of a graph op, from the table of that level."""
     if op.name.startswith("graph."):
@@ -194,10 +197,12 @@ def interpret(
         raise compile_error(
             main, f"@{function} takes {len(arguments)} inputs and {len(inputs)} were given", "give one each"
         )
-    given = [np.asarray(x) for x in inputs]
+    given = [x if x is None or isinstance(x, list) else np.asarray(x) for x in inputs]
     for i, (x, argument) in enumerate(zip(given, arguments, strict=True)):
+        if x is None or argument.type.name in _VALUES:
+            continue
         want = getattr(argument.type, "element_type", argument.type)
         given[i] = x.astype(dtype_of(want), copy=False) if x.dtype != object else x
     with np.errstate(all="ignore"):
         results = machine.call(function, given)
-    return [np.asarray(r) if not isinstance(r, list) else r for r in results]
+    return [r if r is None or isinstance(r, list) else np.asarray(r) for r in results]

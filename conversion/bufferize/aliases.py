@@ -10,6 +10,7 @@ from xdsl.ir import Block, BlockArgument, Operation, OpResult, SSAValue, Use
 from stepwell.dialects.scf import ForallOp, InParallelOp
 from stepwell.dialects.tensor import ParallelInsertSliceOp
 from stepwell.dialects.text import TextOp
+from stepwell.dialects.value import UnwrapOp
 
 Slice = tensor.ExtractSliceOp | tensor.InsertSliceOp | ParallelInsertSliceOp
 DISJOINT = "stepwell.disjoint"
@@ -264,6 +265,8 @@ class Aliases:
                     self._alias(op.result, op.src, False)
                 case tensor.CastOp():
                     self._alias(op.dest, op.source, True)
+                case UnwrapOp():
+                    self._new(op.output, writable=False)
                 case arith.ConstantOp():
                     if is_tensor(op.result):
                         self._new(op.result, writable=False)

@@ -31,6 +31,7 @@ from stepwell.dialects.memref import ALIGNMENT, strides_of
 from stepwell.dialects.scf import ForallOp, InParallelOp
 from stepwell.dialects.tensor import ParallelInsertSliceOp
 from stepwell.dialects.text import TEXT, TextOp
+from stepwell.dialects.value import UnwrapOp, WrapOp
 
 OUTPUT_KEY = "stepwell.output"
 """On the `memref.alloc` of a returned buffer: the number of the result."""
@@ -97,6 +98,8 @@ class FunctionRewriter:
             tensor.InsertSliceOp: self._insert_slice,
             vector.TransferReadOp: self._transfer_read,
             vector.TransferWriteOp: self._transfer_write,
+            UnwrapOp: self._unwrap,
+            WrapOp: self._wrap,
             func.CallOp: self._call,
             scf.ForOp: self._for,
             scf.WhileOp: self._while,
@@ -328,6 +331,15 @@ class FunctionRewriter:
             branches.append(Region(Block([memref.CopyOp(self.mem[value], new), scf.YieldOp()])))
         self._emit(scf.IfOp(op.cond, [], *branches), op)
         self.mem[op.result] = new
+
+    def _wrap(self, op: Operation) -> None:
+        assert isinstance(op, WrapOp)
+        op.output.replace_all_uses_with(self._value(WrapOp(self.mem[op.input], op.element), op))
+
+    def _unwrap(self, op: Operation) -> None:
+        assert isinstance(op, UnwrapOp)
+        new = UnwrapOp(op.input, op.element, memref_of(op.output.type))
+        self.mem[op.output] = self._value(new, op)
 
     # Views
 

@@ -8,8 +8,10 @@ from xdsl.ir import Block, Region, SSAValue
 
 from stepwell.conversion.graph_to_linalg.indexing import loop
 from stepwell.conversion.graph_to_linalg.lowering import INDEX, Lowering, lowered_type, lowers
+from stepwell.conversion.graph_to_linalg.sequences import wrapped
 from stepwell.diagnostics import unsupported
 from stepwell.dialects.graph.shape import Dim, unknown
+from stepwell.dialects.value import ANY
 
 
 def _branch(low: Lowering, region: Region, types: list[Any]) -> Region:
@@ -18,13 +20,25 @@ def _branch(low: Lowering, region: Region, types: list[Any]) -> Region:
     old = region.block
     with low.inside(block):
         values = _body(low, old)
-        low.add(scf.YieldOp(*(_as(low, v, t) for v, t in zip(values, types, strict=True))))
+        low.add(scf.YieldOp(*_all_as(low, values, types, _handed_out(old))))
     return Region(block)
 
 
-def _as(low: Lowering, value: SSAValue, type: Any) -> SSAValue:
-    """`value` with another static knowledge of its shape."""
-    return value if value.type == type else low.value(tensor.CastOp(value, type))
+def _as(low: Lowering, value: SSAValue, type: Any, old_type: Any = None) -> SSAValue:
+    """`value` with another static knowledge of its shape, or as an optional; `old_type` is its type in the graph."""
+    if value.type == type:
+        return value
+    return wrapped(low, value, old_type) if type == ANY else low.value(tensor.CastOp(value, type))
+
+
+def _all_as(low: Lowering, values: Any, types: Any, old_types: Any) -> list[SSAValue]:
+    return [_as(low, v, t, o) for v, t, o in zip(values, types, old_types, strict=True)]
+
+
+def _handed_out(old: Block) -> list[Any]:
+    """The types in the graph of what a block hands out."""
+    assert old.last_op is not None, "a region ends in a yield"
+    return [v.type for v in old.last_op.operands]
 
 
 def _body(low: Lowering, old: Block) -> list[SSAValue]:
@@ -68,7 +82,7 @@ def _loop(low: Lowering, op: Any) -> list[SSAValue]:
         _wider(lowered_type(a.type), lowered_type(r.type))
         for a, r in zip(old.args[2:], op.results, strict=False)
     ]
-    start = [_as(low, v, t) for v, t in zip(start, types, strict=True)]
+    start = _all_as(low, start, types, [v.type for v in op.operand_list()[2:]])
     known = low.known(limit) if limit is not None else None
     stacks = [_Stack(low, op, i, known) for i in range(count, len(op.results))]
     start += [stack.start() for stack in stacks]
@@ -93,16 +107,13 @@ def _loop(low: Lowering, op: Any) -> list[SSAValue]:
         for argument, value in zip(old.args[2:], carried[:count], strict=True):
             low.bind(argument, value)
         again, *values = _body(low, old)
+        old_types = _handed_out(old)[1:]
         values[count:] = [
             stack.pushed(total, i, value)
             for stack, total, value in zip(stacks, carried[count:], values[count:], strict=True)
         ]
         following = low.value(arith.AddiOp(i, low.constant(1)))
-        low.add(
-            scf.YieldOp(
-                following, _scalar(low, again), *(_as(low, v, t) for v, t in zip(values, types, strict=True))
-            )
-        )
+        low.add(scf.YieldOp(following, _scalar(low, again), *_all_as(low, values, types, old_types)))
     repeat = scf.WhileOp([low.constant(0), first, *start], [INDEX, *types], Region(before), Region(after))
     low.add(repeat)
     ran, *results = repeat.results
@@ -243,6 +254,8 @@ def _tensor_of(low: Lowering, scalar: SSAValue, type: TensorType) -> SSAValue:
 
 def _wider(a: Any, b: Any) -> Any:
     """The type that knows of two shapes what both agree on."""
+    if ANY in (a, b):
+        return ANY
     assert isinstance(a, TensorType) and isinstance(b, TensorType)
     shape = [x if x == y else DYNAMIC_INDEX for x, y in zip(a.get_shape(), b.get_shape(), strict=True)]
     return TensorType(a.element_type, shape)

@@ -46,10 +46,11 @@ from stepwell.conversion.graph_to_linalg.checks import check_op
 from stepwell.conversion.graph_to_linalg.scalar import Body, Scalar
 from stepwell.conversion.graph_to_linalg.small_types import MOVES, is_small
 from stepwell.diagnostics import compile_error, unsupported
-from stepwell.dialects.graph import STRING
+from stepwell.dialects.graph import STRING, OptionalType, SequenceType
 from stepwell.dialects.graph.shape import Atom, Dim, Expr, dims_of, product, unknown
 from stepwell.dialects.schedule import RUNTIME_KEY
 from stepwell.dialects.text import STRING as TEXT
+from stepwell.dialects.value import ANY
 from stepwell.resources import constant_attr, value_of
 
 Shape: TypeAlias = tuple[Dim, ...]
@@ -84,6 +85,15 @@ ON_STRINGS = frozenset(
     """.split()
 )
 """Operators whose operands or results may be strings."""
+
+VALUE_OPS = frozenset(
+    f"graph.{name}"
+    for name in """
+        concat_from_sequence identity if loop optional optional_get_element optional_has_element sequence_at
+        sequence_construct sequence_empty sequence_erase sequence_insert sequence_length split_to_sequence
+    """.split()
+)
+"""Operators on sequences and optionals."""
 
 MAX_BYTES = 32 << 30
 """No value of a model may take more memory."""
@@ -133,7 +143,21 @@ def lowered_type(type: Attribute) -> Attribute:
     """The type of a value below graph: no encoding, no signs."""
     if isinstance(type, TensorType):
         return TensorType(signless(type.element_type), type.shape)
-    return signless(type)
+    return ANY if isinstance(type, SequenceType | OptionalType) else signless(type)
+
+
+def _unknown_kind(op: Operation) -> Attribute | None:
+    """What the op works on that is neither a tensor of numbers nor, where it may be, made of such."""
+    for value in (*op.operands, *op.results):
+        type = value.type
+        while isinstance(type, SequenceType | OptionalType) and op.name in VALUE_OPS:
+            type = type.element
+        if isinstance(type, SequenceType | OptionalType):
+            return type
+        element = getattr(type, "element_type", type)
+        if element == STRING and (type is not value.type or op.name not in ON_STRINGS):
+            return element
+    return None
 
 
 def _small_element(op: Operation) -> Attribute | None:
@@ -260,12 +284,8 @@ class Lowering:
                 raise unsupported(
                     op, "it has no lowering to the tensor level yet", "express it with other operators"
                 )
-            for value in (*op.operands, *op.results):
-                if not isinstance(value.type, TensorType) or (
-                    value.type.element_type == STRING and op.name not in ON_STRINGS
-                ):
-                    kind = value.type.element_type if isinstance(value.type, TensorType) else value.type
-                    raise unsupported(op, f"it works on {kind}", "keep to tensors of numbers")
+            if (kind := _unknown_kind(op)) is not None:
+                raise unsupported(op, f"it works on {kind}", "keep to tensors of numbers")
             if op.name not in MOVES and (small := _small_element(op)) is not None:
                 raise unsupported(op, f"it computes on {small}", "cast to a wider type before it")
             results = lower(self, op)

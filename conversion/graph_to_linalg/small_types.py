@@ -54,9 +54,10 @@ FORMATS: dict[Attribute, Format] = {
 MOVES = frozenset(
     f"graph.{name}"
     for name in """
-        bit_cast cast cast_like compress concat constant constant_of_shape depth_to_space dequantize_linear expand
+        bit_cast cast cast_like compress concat concat_from_sequence constant constant_of_shape depth_to_space dequantize_linear expand
         flatten gather gather_elements gather_nd identity if loop quantize_linear reshape reverse_sequence scan
-        scatter_elements scatter_nd shape size slice space_to_depth split squeeze tensor_scatter tile transpose
+        optional optional_get_element optional_has_element scatter_elements scatter_nd sequence_at
+        sequence_construct sequence_empty sequence_erase sequence_insert sequence_length split_to_sequence shape size slice space_to_depth split squeeze tensor_scatter tile transpose
         trilu unsqueeze where
     """.split()
 )

@@ -36,6 +36,7 @@ from stepwell.diagnostics import unsupported
 from stepwell.dialects import llvm
 from stepwell.dialects.llvm import GEP_USE_SSA_VAL
 from stepwell.dialects.text import StringType
+from stepwell.dialects.value import AnyValueType
 
 _ops = {op.name.removeprefix("llvm."): op for op in llvm.LLVM.operations}
 
@@ -135,6 +136,8 @@ def llvm_type(type: Attribute) -> Attribute:
     result = type
     if isinstance(type, IndexType | StringType):
         result = memory_type(type)
+    elif isinstance(type, AnyValueType):
+        result = PTR
     elif isinstance(type, VectorType):
         element = type.element_type
         if isinstance(element, IndexType):

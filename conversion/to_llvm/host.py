@@ -41,9 +41,11 @@ from stepwell.conversion.to_llvm.globals import convert_globals, declare, drop_g
 from stepwell.conversion.to_llvm.kernels import KERNEL_KEY, SCRATCH_KEY, contracts
 from stepwell.conversion.to_llvm.memory import MEMORY, copy, is_row_major
 from stepwell.conversion.to_llvm.scalars import SCALARS
+from stepwell.conversion.to_llvm.values import VALUE_FUNCTIONS, VALUES, give_value
 from stepwell.diagnostics import compile_error, unsupported
 from stepwell.dialects.llvm import FuncOp
 from stepwell.dialects.text import TEXT
+from stepwell.dialects.value import AnyValueType
 
 HOST_SYMBOL = "stepwell_main"
 OUTPUT_KEY = "stepwell.output"
@@ -54,6 +56,7 @@ _RUNTIME: dict[str, LLVMFunctionType] = {
     "stepwell_rt_output": LLVMFunctionType([PTR, i64, i64, PTR], PTR),
     "stepwell_rt_launch": LLVMFunctionType([PTR, PTR, PTR, PTR, i64, i64, i64, i64], i32),
     "stepwell_rt_fail": LLVMFunctionType([PTR, PTR], i32),
+    **VALUE_FUNCTIONS,
 }
 """What `runtime/c/stepwell_rt.h` declares."""
 
@@ -280,6 +283,9 @@ def _assert(low: Any, op: Any) -> None:
 def _return(low: Any, op: Any) -> None:
     """A result that is not already where the runtime wants it is copied there."""
     for number, result in enumerate(op.operands):
+        if isinstance(result.type, AnyValueType):
+            give_value(low, number, result)
+            continue
         if low.outputs.get(_origin(result)) == number:
             continue
         source = low.buffer(result)
@@ -330,6 +336,10 @@ def _define_inputs(low: _HostLowering, main: Any) -> None:
     used = 0
     for number, arg in enumerate(main.body.block.args):
         type = arg.type
+        if isinstance(type, AnyValueType):
+            slot = low.gep_constant(inputs, number, PTR)
+            low.define(arg, low.emit("load", (slot,), PTR, dict(_LOAD_POINTER)))
+            continue
         if not isinstance(type, MemRefType):
             raise unsupported(main, f"takes a {type}", "pass tensors")
         slot = low.gep_constant(inputs, number, PTR)
@@ -382,7 +392,7 @@ class HostToLLVMPass(ModulePass):
 
     def _convert(self, module: ModuleOp, main: Any) -> None:
         handlers = {
-            **SCALARS, **MEMORY, **CONTROL, **_HOST, "memref.get_global": lower_get_global(module),
+            **SCALARS, **MEMORY, **CONTROL, **VALUES, **_HOST, "memref.get_global": lower_get_global(module),
         }  # fmt: skip
         type = LLVMFunctionType([PTR, PTR, PTR], i32)
         entry = Block(arg_types=type.inputs.data)

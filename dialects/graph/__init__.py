@@ -37,11 +37,14 @@ from stepwell.dialects.graph.trees import *  # noqa: F403
 from stepwell.dialects.graph.types import (
     ONNX_ELEMENTS,
     STRING,
+    NothingType,
     OptionalType,
     SequenceType,
     StringType,
     dense_from_numpy,
     element_of,
+    held,
+    joined,
     numpy_dtype,
     numpy_from_dense,
 )
@@ -49,7 +52,8 @@ from stepwell.dialects.graph.types import (
 ONNX_NAMES: dict[str, type[GraphOp]] = dict(sorted(_core.OPERATORS.items()))
 """ONNX operator (of the default domain) to the class of its op."""
 
-GRAPH = Dialect("graph", [*ONNX_NAMES.values(), YieldOp], [ShapeAttr, StringType, SequenceType, OptionalType])
+_TYPES = [StringType, SequenceType, OptionalType, NothingType]
+GRAPH = Dialect("graph", [*ONNX_NAMES.values(), YieldOp], [ShapeAttr, *_TYPES])
 
 __all__ = [
     "GRAPH",
@@ -59,6 +63,7 @@ __all__ = [
     "Dim",
     "Expr",
     "GraphOp",
+    "NothingType",
     "OptionalType",
     "SequenceType",
     "ShapeAttr",
@@ -70,6 +75,8 @@ __all__ = [
     "dims_of",
     "element_of",
     "fresh_symbol",
+    "held",
+    "joined",
     "known_integers",
     "numpy_dtype",
     "numpy_from_dense",

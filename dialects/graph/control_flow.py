@@ -20,7 +20,7 @@ from stepwell.dialects.graph.core import (
     same_dim,
 )
 from stepwell.dialects.graph.shape import Dim, dims_of, symbols_of, tensor_type
-from stepwell.dialects.graph.types import OptionalType, SequenceType
+from stepwell.dialects.graph.types import SequenceType, held, joined
 
 
 @operator
@@ -49,8 +49,6 @@ def yielded(op: Operation, region: Region) -> list[SSAValue]:
 
 
 def _symbols(type_: Attribute) -> set[str]:
-    if isinstance(type_, SequenceType | OptionalType):
-        return _symbols(type_.element)
     if not isinstance(type_, TensorType) or type_.has_static_shape():
         return set()
     return set().union(*(symbols_of(d) for d in dims_of(type_)))
@@ -76,27 +74,25 @@ def join(op: GraphOp, index: int, types: Sequence[Attribute], outer: set[str]) -
     The one type for result `index` that may hold a value of any of `types`; extents that differ become fresh.
     """
     first = types[0]
-    if isinstance(first, TensorType):
-        shapes = [
-            dims_of(t) for t in types if isinstance(t, TensorType) and t.element_type == first.element_type
-        ]
-        if len(shapes) != len(types) or len({len(s) for s in shapes}) != 1:
-            texts = " and ".join(str(t) for t in types)
-            raise VerifyException(
-                f"{op.name}: result {index} would be {texts}: element type and rank must be the same"
-            )
-        result: list[Dim] = []
-        for axis, extents in enumerate(zip(*shapes, strict=True)):
-            same = all(e == extents[0] for e in extents) and symbols_of(extents[0]) <= outer
-            result.append(extents[0] if same else op.fresh(index, axis))
-        return tensor_type(result, first.element_type)
-    if isinstance(first, SequenceType | OptionalType):
-        inner = [t.element if isinstance(t, SequenceType | OptionalType) else t for t in types]
-        if isinstance(first, SequenceType):
-            # An empty sequence does not know the rank of what it will hold, and says 0.
-            inner = [t for t in inner if not isinstance(t, TensorType) or t.get_num_dims()] or inner
-        return type(first)(join(op, index, inner, outer))
-    return first
+    if not all(isinstance(t, TensorType) for t in types):
+        for type_ in types[1:]:
+            if (both := joined(first, type_)) is None:
+                texts = " and ".join(str(t) for t in types)
+                raise VerifyException(f"{op.name}: result {index} would be {texts}: no value can be either")
+            first = both
+        return first
+    assert isinstance(first, TensorType), "all are tensors"
+    shapes = [dims_of(t) for t in types if isinstance(t, TensorType) and t.element_type == first.element_type]
+    if len(shapes) != len(types) or len({len(s) for s in shapes}) != 1:
+        texts = " and ".join(str(t) for t in types)
+        raise VerifyException(
+            f"{op.name}: result {index} would be {texts}: element type and rank must be the same"
+        )
+    result: list[Dim] = []
+    for axis, extents in enumerate(zip(*shapes, strict=True)):
+        same = all(e == extents[0] for e in extents) and symbols_of(extents[0]) <= outer
+        result.append(extents[0] if same else op.fresh(index, axis))
+    return tensor_type(result, first.element_type)
 
 
 @operator
@@ -231,5 +227,4 @@ class SequenceMapOp(GraphOp):
     body = region_def("single_block")
 
     def output_types(self) -> Sequence[Attribute]:
-        outer = _outer_symbols(self)
-        return [SequenceType(join(self, i, [v.type], outer)) for i, v in enumerate(yielded(self, self.body))]
+        return [SequenceType(held(v.type)) for v in yielded(self, self.body)]

@@ -1,8 +1,9 @@
 """Sequences, optionals and strings."""
 
 from collections.abc import Sequence
+from functools import reduce
 
-from xdsl.dialects.builtin import TensorType, f32, i1, i64
+from xdsl.dialects.builtin import TensorType, UnrankedTensorType, f32, i1, i64
 from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import operand_def, opt_operand_def, result_def, var_operand_def
 from xdsl.utils.exceptions import VerifyException
@@ -26,8 +27,8 @@ from stepwell.dialects.graph.core import (
     strings,
     symbolic_value,
 )
-from stepwell.dialects.graph.shape import Dim, dims_of, tensor_type, unknown
-from stepwell.dialects.graph.types import STRING, OptionalType, SequenceType
+from stepwell.dialects.graph.shape import dims_of, tensor_type, unknown
+from stepwell.dialects.graph.types import STRING, NothingType, OptionalType, SequenceType, held, joined
 
 
 def element_of_sequence(op: GraphOp, value: SSAValue) -> Attribute:
@@ -37,18 +38,31 @@ def element_of_sequence(op: GraphOp, value: SSAValue) -> Attribute:
     return value.type.element
 
 
-def widen(op: GraphOp, types: Sequence[Attribute]) -> Attribute:
-    """A tensor type for all of `types`: extents that differ lose their names."""
-    first = types[0]
-    if not isinstance(first, TensorType):
-        return first
-    shapes = [dims_of(t) for t in types]
-    if len({len(s) for s in shapes}) != 1:
-        raise VerifyException(
-            f"{op.name}: elements of ranks {sorted({len(s) for s in shapes})} in one sequence"
-        )
-    merged: list[Dim] = [e[0] if all(d == e[0] for d in e) else unknown() for e in zip(*shapes, strict=True)]
-    return tensor_type(merged, first.element_type)
+def common(op: GraphOp, types: Sequence[Attribute]) -> Attribute:
+    """The type of the elements of a sequence that holds values of all of `types`."""
+
+    def both(a: Attribute, b: Attribute) -> Attribute:
+        if (result := joined(a, b)) is None:
+            raise VerifyException(f"{op.name}: elements of types {a} and {b} in one sequence")
+        return result
+
+    return reduce(both, (held(t) for t in types))
+
+
+def tensor_of(op: GraphOp, type_: Attribute) -> list[Attribute]:
+    """
+    The type of the one result of `op`, a tensor of `type_` out of a sequence or optional: extents that are not known
+    are those of the result, and a rank that is not known is that which the result's type says already.
+    """
+    if isinstance(type_, UnrankedTensorType | NothingType):
+        known = op.results[0].type if op.results else None
+        if isinstance(known, TensorType) and known.element_type == type_.element_type:
+            return [known]
+        raise VerifyException(f"{op.name}: the rank of what it reads is not known; give its result a shape")
+    if not isinstance(type_, TensorType):
+        return [type_]
+    shape = [d if isinstance(d, int) else op.fresh(0, i) for i, d in enumerate(dims_of(type_))]
+    return [tensor_type(shape, type_.element_type)]
 
 
 @operator
@@ -59,9 +73,7 @@ class SequenceEmptyOp(GraphOp):
     dtype = element(optional=True)
 
     def output_types(self) -> Sequence[Attribute]:
-        if self.results and isinstance(self.output.type, SequenceType):
-            return [self.output.type]
-        return [SequenceType(tensor_type([], self.dtype or f32))]
+        return [SequenceType(NothingType(self.dtype or f32))]
 
 
 @operator
@@ -75,7 +87,7 @@ class SequenceConstructOp(GraphOp):
         if not self.operands:
             raise VerifyException(f"{self.name}: takes at least one operand")
         same_elements(self, *self.operands)
-        return [SequenceType(widen(self, [v.type for v in self.operands]))]
+        return [SequenceType(common(self, [v.type for v in self.operands]))]
 
 
 @operator
@@ -87,11 +99,7 @@ class SequenceAtOp(GraphOp):
     tensor = result_def(TENSOR)
 
     def output_types(self) -> Sequence[Attribute]:
-        type_ = element_of_sequence(self, self.input_sequence)
-        if not isinstance(type_, TensorType):
-            return [type_]
-        shape = [d if isinstance(d, int) else self.fresh(0, i) for i, d in enumerate(dims_of(type_))]
-        return [tensor_type(shape, type_.element_type)]
+        return tensor_of(self, element_of_sequence(self, self.input_sequence))
 
 
 @operator
@@ -116,11 +124,8 @@ class SequenceInsertOp(GraphOp):
     output_sequence = result_def(VALUE)
 
     def output_types(self) -> Sequence[Attribute]:
-        held = element_of_sequence(self, self.input_sequence)
-        if isinstance(held, TensorType) and held.get_num_dims() != len(dims(self.tensor)):
-            # An empty sequence does not know the rank of what it will hold.
-            return [SequenceType(self.tensor.type)]
-        return [SequenceType(widen(self, [held, self.tensor.type]))]
+        type_ = element_of_sequence(self, self.input_sequence)
+        return [SequenceType(common(self, [type_, self.tensor.type]))]
 
 
 @operator
@@ -147,13 +152,16 @@ class ConcatFromSequenceOp(GraphOp):
 
     def output_types(self) -> Sequence[Attribute]:
         type_ = element_of_sequence(self, self.input_sequence)
-        shape, new = dims_of(type_), self.get("new_axis")
+        new = self.get("new_axis")
+        if not isinstance(type_, TensorType):
+            return tensor_of(self, type_)
+        shape = dims_of(type_)
         axis = axis_of(self, self.get("axis"), len(shape) + bool(new))
         shape = [
             d if isinstance(d, int) else self.fresh(0, i + (new and i >= axis)) for i, d in enumerate(shape)
         ]
         shape[axis : axis + (not new)] = [self.fresh(0, axis)]
-        return [tensor_type(shape, type_.element_type)] if isinstance(type_, TensorType) else [type_]
+        return [tensor_type(shape, type_.element_type)]
 
 
 @operator
@@ -185,7 +193,7 @@ class SplitToSequenceOp(GraphOp):
             exact = each and sizes and sizes[0] and shape[axis] % sizes[0] == 0
             equal = sizes and dims(self.split) != [] and all(s == sizes[0] for s in sizes)
             shape[axis] = sizes[0] if sizes and (exact or equal) else unknown()
-        return [SequenceType(tensor_type(shape, element_type(self.input)))]
+        return [SequenceType(held(tensor_type(shape, element_type(self.input))))]
 
 
 @operator
@@ -197,10 +205,10 @@ class OptionalOp(GraphOp):
     type = element(optional=True)
 
     def output_types(self) -> Sequence[Attribute]:
-        held = self.input.type if self.input is not None else self.type
-        if held is None:
+        type_ = self.input.type if self.input is not None else self.type
+        if type_ is None:
             raise VerifyException(f"{self.name}: without an operand it needs a type")
-        return [OptionalType(held)]
+        return [OptionalType(held(type_))]
 
 
 @operator
@@ -223,7 +231,7 @@ class OptionalGetElementOp(GraphOp):
 
     def output_types(self) -> Sequence[Attribute]:
         type_ = self.input.type
-        return [type_.element if isinstance(type_, OptionalType) else type_]
+        return tensor_of(self, type_.element) if isinstance(type_, OptionalType) else [type_]
 
 
 @operator

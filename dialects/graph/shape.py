@@ -13,7 +13,14 @@ from itertools import count
 from math import prod
 from typing import TypeAlias, Union
 
-from xdsl.dialects.builtin import DYNAMIC_INDEX, ArrayAttr, IntAttr, StringAttr, TensorType
+from xdsl.dialects.builtin import (
+    DYNAMIC_INDEX,
+    ArrayAttr,
+    IntAttr,
+    StringAttr,
+    TensorType,
+    UnrankedTensorType,
+)
 from xdsl.ir import Attribute, ParametrizedAttribute
 from xdsl.irdl import irdl_attr_definition, param_def
 from xdsl.parser import AttrParser
@@ -600,9 +607,15 @@ def print_dims(dims: Iterable[Dim]) -> str:
 
 
 def compatible(a: Attribute, b: Attribute) -> bool:
-    """Whether one value can have both types: the same element type and rank, no two different numbers."""
+    """
+    Whether one value can have both types: the same element type and rank, no two different numbers. A rank that is
+    not known is no contradiction.
+    """
     if a == b:
         return True
+    loose = [t for t in (a, b) if isinstance(t, UnrankedTensorType) or t.name == "graph.nothing"]
+    if loose:
+        return len({getattr(t, "element_type", None) for t in (a, b)}) == 1
     if isinstance(a, TensorType) and isinstance(b, TensorType):
         left, right = a.shape.data, b.shape.data
         return (

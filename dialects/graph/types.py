@@ -12,6 +12,7 @@ from xdsl.dialects.builtin import (
     Signedness,
     StringAttr,
     TensorType,
+    UnrankedTensorType,
     bf16,
     f4E2M1FN,
     f8E4M3FN,
@@ -31,7 +32,7 @@ from xdsl.dialects.builtin import (
 from xdsl.ir import Attribute, ParametrizedAttribute, TypeAttribute
 from xdsl.irdl import irdl_attr_definition, param_def
 
-from stepwell.dialects.graph.shape import tensor_type
+from stepwell.dialects.graph.shape import dims_of, tensor_type, unknown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,8 +46,19 @@ class StringType(ParametrizedAttribute, TypeAttribute):
 
 
 @irdl_attr_definition
+class NothingType(ParametrizedAttribute, TypeAttribute):
+    """The type of the elements of a sequence that has none: tensors of `element_type`, and no rank contradicts it."""
+
+    name = "graph.nothing"
+    element_type: Attribute = param_def()
+
+
+@irdl_attr_definition
 class SequenceType(ParametrizedAttribute, TypeAttribute):
-    """A list of values of one type, of a length known at run time."""
+    """
+    A list of values of one element type, of a length known at run time. An extent of `element` that is no number may
+    be another one in each of them; so may the rank, if `element` is `tensor<*x...>`.
+    """
 
     name = "graph.sequence"
     element: Attribute = param_def()
@@ -54,12 +66,42 @@ class SequenceType(ParametrizedAttribute, TypeAttribute):
 
 @irdl_attr_definition
 class OptionalType(ParametrizedAttribute, TypeAttribute):
-    """A value that may be absent."""
+    """A value that may be absent; extents of `element` that are no numbers are not known."""
 
     name = "graph.optional"
     element: Attribute = param_def()
 
 
+def held(type: Attribute) -> Attribute:
+    """`type` as the element of a sequence or optional: it keeps the numbers among its extents."""
+    if not isinstance(type, TensorType) or type.has_static_shape():
+        return type
+    extents = [d if isinstance(d, int) else unknown() for d in dims_of(type)]
+    return tensor_type(extents, type.element_type)
+
+
+def joined(a: Attribute, b: Attribute) -> Attribute | None:
+    """The type of a value that may be a sequence, optional or element of either type; None if there is none."""
+    if a == b:
+        return a
+    if isinstance(a, OptionalType) or isinstance(b, OptionalType):
+        inner = [t.element if isinstance(t, OptionalType) else held(t) for t in (a, b)]
+        both = joined(*inner)
+        return None if both is None else OptionalType(both)
+    if isinstance(a, SequenceType) and isinstance(b, SequenceType):
+        both = joined(a.element, b.element)
+        return None if both is None else SequenceType(both)
+    if not isinstance(a, _ELEMENTS) or not isinstance(b, _ELEMENTS) or a.element_type != b.element_type:
+        return None
+    if isinstance(a, NothingType) or isinstance(b, NothingType):
+        return held(b if isinstance(a, NothingType) else a)
+    if not isinstance(a, TensorType) or not isinstance(b, TensorType) or a.get_num_dims() != b.get_num_dims():
+        return UnrankedTensorType(a.element_type)
+    pairs = zip(a.get_shape(), b.get_shape(), strict=True)
+    return tensor_type([p if p == q and p >= 0 else unknown() for p, q in pairs], a.element_type)
+
+
+_ELEMENTS = (TensorType, UnrankedTensorType, NothingType)
 STRING = StringType()
 i2, i4 = IntegerType(2), IntegerType(4)
 ui2, ui4, ui8, ui16, ui32, ui64 = (IntegerType(w, Signedness.UNSIGNED) for w in (2, 4, 8, 16, 32, 64))

@@ -3,17 +3,19 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from xdsl.dialects.builtin import ModuleOp, TensorType, i1, i64
+from xdsl.dialects.builtin import ModuleOp, TensorType, UnrankedTensorType, i1, i64
 from xdsl.ir import Attribute, Block, Region, SSAValue
 
 from stepwell.dialects.graph import (
     Dim,
     Expr,
     GraphOp,
+    NothingType,
     SequenceType,
     YieldOp,
     dims_of,
     fresh_symbol,
+    joined,
     known_integers,
     tensor_type,
 )
@@ -68,7 +70,7 @@ def _argument_types(
         return [tensor_type([], i64), tensor_type([], i1), *carried]
     given = [v.type for v in operands if v is not None]
     if name == "SequenceMap":
-        return [t.element if isinstance(t, SequenceType) else t for t in given]
+        return [_map_argument(importer, t) for t in given]
     count = attributes["num_scan_inputs"]
     states = len(given) - count
     axes = attributes.get("scan_input_axes") or [0] * count
@@ -83,6 +85,20 @@ def _argument_types(
         del dims[axis]
         given[place] = tensor_type(dims, type.element_type)
     return given
+
+
+def _map_argument(importer: "Importer", type: Attribute) -> Attribute:
+    """What a body is given of an input of `SequenceMap`: the elements of a sequence, each with extents of its own."""
+    if not isinstance(type, SequenceType):
+        return type
+    element = type.element
+    if isinstance(element, UnrankedTensorType | NothingType):
+        why = "the rank of the elements of a sequence is not known"
+        raise UnsupportedError(f"{importer.where}: {why}; declare their shape (extents may be symbols)")
+    if not isinstance(element, TensorType):
+        return element
+    dims = [d if isinstance(d, int) else fresh_symbol(importer.function) for d in dims_of(element)]
+    return tensor_type(dims, element.element_type)
 
 
 def _region(importer: "Importer", subgraph: "Subgraph", types: Sequence[Attribute]) -> Region:
@@ -121,7 +137,15 @@ def _wider_types(
     wider, changed = list(types), False
     for place, value in enumerate(handed_out, first):
         old, new = wider[place], value.type
-        if old == new or not isinstance(old, TensorType) or not isinstance(new, TensorType):
+        if old == new:
+            continue
+        if not isinstance(old, TensorType) or not isinstance(new, TensorType):
+            if (both := joined(old, new)) is None:
+                raise UnsupportedError(
+                    f"{importer.where}: a carried value is {old} and then {new}; keep its type"
+                )
+            changed |= both != old
+            wider[place] = both
             continue
         if old.get_num_dims() != new.get_num_dims():
             raise UnsupportedError(f"{importer.where}: a carried value changes its rank; keep its rank")

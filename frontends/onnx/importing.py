@@ -22,6 +22,7 @@ from xdsl.dialects.builtin import (
     NameLoc,
     StringAttr,
     TensorType,
+    UnrankedTensorType,
     i64,
 )
 from xdsl.dialects.func import FuncOp, ReturnOp
@@ -34,9 +35,12 @@ from stepwell.dialects.graph import (
     ONNX_ELEMENTS,
     Dim,
     GraphOp,
+    NothingType,
     OptionalType,
     SequenceType,
     dims_of,
+    fresh_symbol,
+    held,
     numpy_dtype,
     symbol,
     tensor_type,
@@ -119,6 +123,8 @@ class _Scope:
 
     around: "_Scope | None" = None
     values: dict[str, SSAValue | _Lazy] = field(default_factory=dict)
+    declared: dict[str, onnx.TypeProto] = field(default_factory=dict)
+    """What the file says of the types of values; trusted only where a rank can be known in no other way."""
 
     def __contains__(self, name: str) -> bool:
         scope: _Scope | None = self
@@ -152,6 +158,8 @@ class Importer:
         self.function = FuncOp("main", FunctionType.from_lists([], []), Region(self.main))
         self.where = label
         self.location: Any = None
+        self.declared: onnx.TypeProto | None = None
+        """What the file says of the first result of the node at hand."""
         self.nodes = 0
         self.file = StringAttr(label)
         self.symbols: set[str] = set()
@@ -164,7 +172,7 @@ class Importer:
     def module(self, dims: dict[str, int]) -> ModuleOp:
         graph, versions = self.model.graph, opsets_of(self.model.opset_import, self.label) or {"": 1}
         self._report_missing(versions)
-        scope = _Scope(None, self._initializers(graph))
+        scope = _Scope(None, self._initializers(graph), _declared(graph))
         self._reserve_symbols(graph)
         renamed: dict[str, Dim] = {}
         arguments = []
@@ -251,9 +259,9 @@ class Importer:
     ) -> Attribute:
         kind = proto.WhichOneof("value")
         if kind == "sequence_type":
-            return SequenceType(self._type(proto.sequence_type.elem_type, where, dims, renamed))
+            return SequenceType(self._element_type(proto.sequence_type.elem_type, where, dims, renamed))
         if kind == "optional_type":
-            return OptionalType(self._type(proto.optional_type.elem_type, where, dims, renamed))
+            return OptionalType(self._element_type(proto.optional_type.elem_type, where, dims, renamed))
         if kind != "tensor_type":
             what = (kind or "no_type").removesuffix("_type").replace("_", " ")
             raise UnsupportedError(f"{where}: a value of type {what}; export with tensors only")
@@ -283,6 +291,17 @@ class Importer:
             return tensor_type(extents, element)
         except VerifyException as error:
             raise failure(where, str(error), "use smaller extents") from None
+
+    def _element_type(
+        self, proto: onnx.TypeProto, where: str, dims: Mapping[str, int], renamed: dict[str, Dim]
+    ) -> Attribute:
+        """The type of what a sequence or optional holds: its rank may be open, its symbols name nothing outside."""
+        if proto.WhichOneof("value") == "tensor_type" and not proto.tensor_type.HasField("shape"):
+            return UnrankedTensorType(self._element(proto.tensor_type.elem_type, where))
+        known = {name: extent for name, extent in renamed.items() if isinstance(extent, int)}
+        type = held(self._type(proto, where, dims, known))
+        renamed.update((name, extent) for name, extent in known.items() if isinstance(extent, int))
+        return type
 
     def _element(self, kind: int, where: str) -> Attribute:
         element = ONNX_ELEMENTS.get(kind)
@@ -410,6 +429,7 @@ class Importer:
                 self.location = NameLoc(StringAttr(name), position)
             operands = [self._find(name, scope, where) if name else None for name in node.input]
             attributes = self._attributes(node, scope, versions, bindings, where)
+            self.declared = scope.declared.get(node.output[0]) if node.output else None
             results = self._call(node, operands, attributes, versions)
             for name, result in zip(node.output, results, strict=False):
                 if name and result is not None:
@@ -670,7 +690,26 @@ class Importer:
         if regions:
             # Pyright meets this file by two paths (src/stepwell links to it), hence two classes of the name.
             return list(build_with_regions(self, kind, operands, plain, regions))  # pyright: ignore[reportArgumentType]
+        if kind.ONNX_NAME in ("SequenceAt", "OptionalGetElement", "ConcatFromSequence"):
+            if (type := self._read_type(operands[0], plain)) is not None:
+                return self.place(kind.build(operands, building.properties(kind, plain), result_types=[type]))
         return self.place(building.build(kind, operands, plain, used))
+
+    def _read_type(self, value: SSAValue | None, attributes: Mapping[str, Any]) -> Attribute | None:
+        """
+        The type of a tensor that is read out of a sequence or optional whose type does not say the rank: the rank is
+        the one that the file gives the result. None where the type of `value` says enough.
+        """
+        element = getattr(value.type, "element", None) if value is not None else None
+        if not isinstance(element, UnrankedTensorType | NothingType):
+            return None
+        tensor = self.declared.tensor_type if self.declared is not None else onnx.TypeProto.Tensor()
+        if not tensor.HasField("shape"):
+            raise UnsupportedError(
+                f"{self.where}: the rank of the tensor that it reads is not known; declare the shape of its output,"
+                f" or of the elements of the sequence (extents may be symbols)"
+            )
+        return tensor_type([fresh_symbol(self.function) for _ in tensor.shape.dim], element.element_type)
 
     def place(self, op: GraphOp) -> list[SSAValue | None]:
         """Append `op` to the block at hand, with the location of the node at hand; its results in ONNX's order."""
@@ -783,7 +822,7 @@ class Importer:
         already); its outputs.
         """
         graph, where = subgraph.graph, self.where
-        scope = _Scope(subgraph.scope, self._initializers(graph))
+        scope = _Scope(subgraph.scope, self._initializers(graph), _declared(graph))
         arguments = list(block.args) if block is not None else []
         if len(graph.input) != len(arguments):
             why = f"a subgraph of {len(graph.input)} inputs, where {len(arguments)} belong"
@@ -795,6 +834,10 @@ class Importer:
             results = [self._find(value.name, scope, where) for value in graph.output]
         self.where, self.location = where, location
         return results
+
+
+def _declared(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:
+    return {value.name: value.type for value in (*graph.value_info, *graph.output)}
 
 
 _REFUSALS = (VerifyException, PassFailedException, ValueError, TypeError, IndexError, KeyError, AssertionError,

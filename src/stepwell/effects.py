@@ -37,7 +37,7 @@ class _Rule(IntEnum):
     TRAITS = 8
 
 
-_PURE_DIALECTS = {"affine", "arith", "complex", "graph", "index", "math", "tensor", "ub", "vector"}
+_PURE_DIALECTS = {"affine", "arith", "complex", "graph", "index", "math", "tensor", "ub", "value", "vector"}
 
 _BY_NAME = {
     "affine.load": _Rule.READ,
@@ -59,6 +59,7 @@ _BY_NAME = {
     "vector.compressstore": _Rule.ANY,
     "vector.scatter": _Rule.ANY,
     "vector.print": _Rule.ANY,
+    "value.wrap": _Rule.READS_MEMREFS,
     "graph.bernoulli": _Rule.RANDOM,
     "graph.dropout": _Rule.RANDOM,
     "graph.multinomial": _Rule.RANDOM,

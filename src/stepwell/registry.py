@@ -19,6 +19,7 @@ DIALECTS = {
     "tensor": "stepwell.dialects.tensor:TENSOR",
     "text": "stepwell.dialects.text:TEXT",
     "ub": "xdsl.dialects.ub:UB",
+    "value": "stepwell.dialects.value:VALUE",
     "vector": "stepwell.dialects.vector:VECTOR",
 }
 

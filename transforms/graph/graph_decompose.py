@@ -14,6 +14,7 @@ from stepwell.diagnostics import unsupported
 from stepwell.dialects.graph import GraphOp, dims_of, known_integers, numpy_dtype
 from stepwell.transforms.graph.emitter import Emitter, Rule, apply_rules, element_type, static_shape
 from stepwell.transforms.graph.fold_batch_norm import affine_of
+from stepwell.transforms.graph.sequence_map import sequence_map_as_loop
 
 Values = Sequence[SSAValue | None]
 
@@ -587,6 +588,7 @@ def expand_multinomial(op: GraphOp, emitter: Emitter) -> Values:
 
 
 _RULES: dict[str, list[Rule]] = {
+    "SequenceMap": [sequence_map_as_loop],
     "Sum": [chain_sum],
     "Mean": [mean_as_sum],
     "Max": [chain_extremum],

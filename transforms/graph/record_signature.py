@@ -10,6 +10,7 @@ from xdsl.dialects.builtin import (
     ModuleOp,
     StringAttr,
     TensorType,
+    UnrankedTensorType,
     i64,
 )
 from xdsl.dialects.func import FuncOp
@@ -17,30 +18,33 @@ from xdsl.ir import Attribute
 from xdsl.passes import ModulePass
 
 from stepwell.diagnostics import compile_error, unsupported
-from stepwell.dialects.graph import STRING, OptionalType, SequenceType, dims_of, numpy_dtype
+from stepwell.dialects.graph import STRING, NothingType, OptionalType, SequenceType, dims_of, numpy_dtype
 
 SIGNATURE_KEY = "stepwell.signature"
 """The module attribute that holds the interface."""
 
 
 def describe(op: FuncOp, name: str, type: Attribute) -> DictionaryAttr:
-    """One input or output: `{name, kind, dtype, shape}`; a symbolic extent is a string."""
+    """
+    One input or output: `{name, kind, dtype, shape}`; a symbolic extent is a string. Of a sequence or optional dtype and
+    shape are those of the tensors that it is made of; there is no shape where their rank is open.
+    """
     kind = "tensor"
     while isinstance(type, SequenceType | OptionalType):
         kind = ("sequence of " if isinstance(type, SequenceType) else "optional ") + kind
         type = type.element
-    if not isinstance(type, TensorType):
+    if not isinstance(type, TensorType | UnrankedTensorType | NothingType):
         raise unsupported(op, f"{name} has the type {type}", "use tensors at the interface")
     dtype = "string" if type.element_type == STRING else numpy_dtype(type.element_type).name
-    shape = [IntegerAttr(d, i64) if isinstance(d, int) else StringAttr(str(d)) for d in dims_of(type)]
-    return DictionaryAttr(
-        {
-            "name": StringAttr(name),
-            "kind": StringAttr(kind),
-            "dtype": StringAttr(dtype),
-            "shape": ArrayAttr[Attribute](shape),
-        }
-    )
+    entries: dict[str, Attribute] = {
+        "name": StringAttr(name),
+        "kind": StringAttr(kind),
+        "dtype": StringAttr(dtype),
+    }
+    if isinstance(type, TensorType):
+        shape = [IntegerAttr(d, i64) if isinstance(d, int) else StringAttr(str(d)) for d in dims_of(type)]
+        entries["shape"] = ArrayAttr[Attribute](shape)
+    return DictionaryAttr(entries)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from stepwell.registry import DIALECTS
 
 # Operators that the interpreter does not compute, other domains, and inputs of unknown rank.
 MISSING = (
-    "adagrad", "adam", "ai_onnx_ml", "identity_sequence",
-    "image_decoder", "momentum", "nesterov", "scan_sum", "sequence_insert",
+    "adagrad", "adam", "ai_onnx_ml",
+    "image_decoder", "momentum", "nesterov", "scan_sum",
 )  # fmt: skip
 TOLERANCE = {"bfloat16": 2**-6, "float16": 2e-3}
 
