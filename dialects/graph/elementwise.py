@@ -358,6 +358,10 @@ class NotOp(_XToY):
 
     DOMAIN = "bool"
 
+    def symbolic_output(self, index: int, known: Known) -> list[Dim] | None:
+        found = known(self.operands[0])
+        return None if found is None else [1 - d for d in found]
+
 
 @operator
 class BitwiseNotOp(_XToY):

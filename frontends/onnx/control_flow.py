@@ -43,6 +43,8 @@ def build_with_regions(
         known = known_integers(operands[0])
         if known is not None and len(known) == 1:
             return importer.run_subgraph(subgraphs["then_branch" if known[0] else "else_branch"], None)
+        if _squeezes_or_not(subgraphs):
+            return importer.run_subgraph(subgraphs["then_branch"], None)
     names = [region for region, _ in kind.get_irdl_definition().regions]
     types = _argument_types(importer, name, operands, attributes)
     own: set[str] = set()
@@ -57,6 +59,21 @@ def build_with_regions(
             region.detach_block(region.block).erase()
     why = "the types of its carried values do not settle"
     raise UnsupportedError(f"{importer.where}: {why}; give static shapes")
+
+
+# Exporters write squeeze(x, axis) of an extent that they do not know as `if extent == 1: squeeze(x) else: x`. No rank
+# is known after that, so the model is taken to want what it says: an extent of 1, which Squeeze has checked in the run.
+def _squeezes_or_not(subgraphs: "Mapping[str, Subgraph]") -> bool:
+    """Whether the branches of an `If` differ by nothing but a Squeeze with given axes."""
+    graphs = [subgraphs[branch].graph for branch in ("then_branch", "else_branch")]
+    if any(len(graph.output) != 1 for graph in graphs):
+        return False
+    work = [[node for node in graph.node if node.op_type != "Constant"] for graph in graphs]
+    if [[node.op_type for node in nodes] for nodes in work] != [["Squeeze"], ["Identity"]]:
+        return False
+    (squeeze,), (identity,) = work
+    given = len(squeeze.input) == 2 or any(attribute.name == "axes" for attribute in squeeze.attribute)
+    return given and squeeze.input[0] == identity.input[0]
 
 
 def _argument_types(

@@ -33,6 +33,8 @@ PACKAGED = {
     "ocr_classifier": ("rapidocr", "models/ch_ppocr_mobile_v2.0_cls_mobile.onnx"),
     "nudenet": ("nudenet", "320n.onnx"),
     "basic_pitch": ("basic_pitch", "saved_models/icassp_2022/nmp.onnx"),
+    "silero_vad": ("silero_vad", "data/silero_vad.onnx"),
+    "silero_vad_16k": ("silero_vad", "data/silero_vad_16k_op15.onnx"),
 }
 """Pretrained models that PyPI packages carry: package and the path in it."""
 
@@ -140,6 +142,19 @@ def picture_feeds(name: str, batch: int, height: int, width: int) -> dict[str, n
     return {"x": np.ascontiguousarray((pixels / 255 - 0.5).transpose(0, 3, 1, 2) / 0.5)}
 
 
+def speech_feeds(rate: int, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """A window of a voice-like sound (a hum and its overtones, swelling) for silero's detector, and a state."""
+    rng = np.random.default_rng(seed)
+    samples = {16000: 576, 8000: 288}[rate]
+    time = np.arange(samples) / rate
+    hum = sum(np.sin(2 * np.pi * 140 * k * time + k) / k for k in range(1, 12))
+    sound = hum * np.linspace(0.2, 1.0, samples) + 0.05 * rng.standard_normal((batch, samples))
+    state = 0.3 * rng.standard_normal((2, batch, 128))
+    return {
+        "input": (0.2 * sound).astype(np.float32), "state": state.astype(np.float32), "sr": np.array(rate)
+    }  # fmt: skip
+
+
 def feeds(name: str) -> list[dict[str, Any]]:
     """Inputs that mean something to the model, in several extents where it takes them; needs `missing_for` empty."""
     match name:
@@ -154,6 +169,9 @@ def feeds(name: str) -> list[dict[str, Any]]:
                 [" ".join(SENTENCES * 3)],
             )
             return [sentence_feeds(texts) for texts in chosen]
+        case "silero_vad" | "silero_vad_16k":
+            rates = (16000, 8000) if name == "silero_vad" else (16000,)
+            return [speech_feeds(rate, batch, batch) for rate in rates for batch in (1, 3)]
         case "ocr_detector":
             shapes = [(1, 160, 224), (1, 96, 320), (2, 96, 96), (1, 32, 64), (0, 64, 64)]
             return [picture_feeds(name, *shape) for shape in shapes]

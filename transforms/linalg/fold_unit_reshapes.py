@@ -7,7 +7,7 @@ from xdsl.dialects import tensor
 from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, TensorType
 from xdsl.dialects.linalg import ops as linalg
 from xdsl.ir import SSAValue
-from xdsl.ir.affine import AffineExpr, AffineMap
+from xdsl.ir.affine import AffineDimExpr, AffineExpr, AffineMap
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
@@ -47,12 +47,19 @@ def _fold(reader: linalg.GenericOp, reshapes: set) -> None:
         ) and isinstance(reshape.src.type, TensorType):
             if (read := _read_source(reshape, maps[k])) is None:
                 break
+            if not _names_all_dims([*maps[:k], read, *maps[k + 1 :]]):
+                break  # a dim whose extent no operand says could not be run through
             inputs[k], maps[k] = reshape.src, read
             reshapes.add(reshape)
             changed = True
     if changed:
         new = generic(inputs, reader.outputs, maps, reader, reader.detach_region(reader.body))
         Rewriter.replace_op(reader, new)
+
+
+def _names_all_dims(maps: list[AffineMap]) -> bool:
+    named = {e.position for m in maps for e in m.results if isinstance(e, AffineDimExpr)}
+    return len(named) == maps[0].num_dims
 
 
 # expand(x)[i, 0, j] == x[i, j]   and   collapse(x)[i, j] == x[i, 0, j]

@@ -40,6 +40,9 @@ def _kernel(
         return product if not linear else one(emitter, "Add", product, floats(emitter, linear))
     scaled = one(emitter, "Mul", product, floats(emitter, gamma))
     scaled = one(emitter, "Add", scaled, floats(emitter, offset))
+    if kind == "POLY" and degree in (2.0, 3.0):
+        square = one(emitter, "Mul", scaled, scaled)
+        return square if degree == 2.0 else one(emitter, "Mul", square, scaled)
     if kind == "POLY":
         return one(emitter, "Pow", scaled, floats(emitter, degree))
     if kind == "SIGMOID":
@@ -124,8 +127,11 @@ def _svm_by_pairs(
     for row, (i, j) in enumerate(pairs):
         weights[row, starts[i] : starts[i + 1]] = own[j - 1, starts[i] : starts[i + 1]]
         weights[row, starts[j] : starts[j + 1]] = own[i, starts[j] : starts[j + 1]]
-    scores = times(emitter, _kernel(call, emitter, table, vectors), weights)
-    scores = one(emitter, "Add", scores, floats(emitter, rho[: len(pairs)]))
+    # The terms of a score are large and of both signs.
+    kernel = cast(emitter, _kernel(call, emitter, table, vectors), np.float64)
+    scores = times(emitter, kernel, weights.astype(np.float64))
+    scores = one(emitter, "Add", scores, floats(emitter, rho[: len(pairs)], np.float64))
+    scores = cast(emitter, scores, np.float32)
     # a score above 0 is a vote for the first of the pair
     wins = cast(emitter, one(emitter, "Greater", scores, floats(emitter, 0.0)), np.float32)
     for_first, for_second = (np.eye(classes, dtype=np.float32)[[p[k] for p in pairs]] for k in (0, 1))

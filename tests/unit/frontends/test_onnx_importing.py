@@ -301,3 +301,29 @@ def test_mutants_raise_our_errors_only(seed: int) -> None:
         import_onnx(bytes(data), new_context(DIALECTS))
     except Error as error:
         assert type(error).__name__ != "InternalError", str(error)
+
+
+def test_a_guarded_squeeze_of_an_unknown_extent_wants_one() -> None:
+    def branch(name: str, nodes: list[onnx.NodeProto]) -> onnx.GraphProto:
+        return helper.make_graph(nodes, name, [], [onnx.ValueInfoProto(name=nodes[-1].output[0])])
+
+    guard = [
+        helper.make_node("Shape", ["x"], ["s"], start=1),
+        helper.make_node("Constant", [], ["one"], value_ints=[1]),
+        helper.make_node("Equal", ["s", "one"], ["c"]),
+        helper.make_node(
+            "If",
+            ["c"],
+            ["y"],
+            then_branch=branch("then", [helper.make_node("Squeeze", ["x", "one"], ["t"])]),
+            else_branch=branch("else", [helper.make_node("Identity", ["x"], ["e"])]),
+        ),
+    ]
+    text = imported(model_of(guard, shape=("batch", "n")))
+    assert "graph.squeeze" in text and "graph.if" not in text
+    for attribute in guard[-1].attribute:
+        if attribute.name == "else_branch":
+            attribute.g.node[0].op_type = "ReduceSum"
+            attribute.g.node[0].input.append("one")
+            attribute.g.node[0].attribute.append(helper.make_attribute("keepdims", 0))
+    assert "graph.if" in imported(model_of(guard, shape=("batch", "n")))
