@@ -1,16 +1,17 @@
 """Control flow: `graph.if` is `scf.if`, `graph.loop` `scf.while` and `graph.scan` `scf.for`, on the tensors they carry."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from xdsl.dialects import arith, scf, tensor
-from xdsl.dialects.builtin import DYNAMIC_INDEX, TensorType, i1
+from xdsl.dialects import arith, cf, scf, tensor
+from xdsl.dialects.builtin import DYNAMIC_INDEX, StringAttr, TensorType, i1
 from xdsl.ir import Block, Region, SSAValue
 
 from stepwell.conversion.graph_to_linalg.indexing import loop
 from stepwell.conversion.graph_to_linalg.lowering import INDEX, Lowering, lowered_type, lowers
 from stepwell.conversion.graph_to_linalg.sequences import wrapped
 from stepwell.diagnostics import unsupported
-from stepwell.dialects.graph.shape import Dim, unknown
+from stepwell.dialects.graph.shape import Dim, product, unknown
 from stepwell.dialects.value import ANY
 
 
@@ -74,7 +75,7 @@ _MOST_ROOM = 1 << 16
 # The values carried keep a type that every iteration has: extents that the body changes are dynamic.
 @lowers("loop")
 def _loop(low: Lowering, op: Any) -> list[SSAValue]:
-    limit, go, *_ = op.operand_list()
+    limit, go = [*op.operand_list(), None, None][:2]
     start = [low[v] for v in op.operand_list()[2:]]
     old = op.regions[0].block
     count = len(start)
@@ -84,9 +85,10 @@ def _loop(low: Lowering, op: Any) -> list[SSAValue]:
     ]
     start = _all_as(low, start, types, [v.type for v in op.operand_list()[2:]])
     known = low.known(limit) if limit is not None else None
-    stacks = [_Stack(low, op, i, known) for i in range(count, len(op.results))]
-    start += [stack.start() for stack in stacks]
-    types += [stack.type for stack in stacks]
+    stacks = [_stack(low, op, i, known) for i in range(count, len(op.results))]
+    for stack in stacks:
+        start += stack.start()
+        types += stack.types
     upper = low.scalar_index(low[limit]) if limit is not None else None
     first = _scalar(low, low[go]) if go is not None else low.constant(True, i1)
     before = Block(arg_types=[INDEX, i1, *types])
@@ -108,20 +110,43 @@ def _loop(low: Lowering, op: Any) -> list[SSAValue]:
             low.bind(argument, value)
         again, *values = _body(low, old)
         old_types = _handed_out(old)[1:]
-        values[count:] = [
-            stack.pushed(total, i, value)
-            for stack, total, value in zip(stacks, carried[count:], values[count:], strict=True)
-        ]
+        made = values[count:]
+        values = _all_as(low, values[:count], types[:count], old_types[:count])
+        for stack, own, value in zip(stacks, _parts(stacks, carried[count:]), made, strict=True):
+            values += stack.pushed(own, i, value)
         following = low.value(arith.AddiOp(i, low.constant(1)))
-        low.add(scf.YieldOp(following, _scalar(low, again), *_all_as(low, values, types, old_types)))
+        low.add(
+            scf.YieldOp(
+                following,
+                _scalar(low, again),
+                *(_as(low, v, t) for v, t in zip(values, types, strict=True)),
+            )
+        )
     repeat = scf.WhileOp([low.constant(0), first, *start], [INDEX, *types], Region(before), Region(after))
     low.add(repeat)
     ran, *results = repeat.results
     extent = low.dim_of(ran)
     return [
         *results[:count],
-        *(stack.popped(total, extent) for stack, total in zip(stacks, results[count:], strict=True)),
+        *(
+            stack.popped(own, extent)
+            for stack, own in zip(stacks, _parts(stacks, results[count:]), strict=True)
+        ),
     ]
+
+
+def _parts(stacks: "Sequence[_Stack | _OpenStack]", values: Sequence[SSAValue]) -> list[list[SSAValue]]:
+    """The values that a loop carries for each stack."""
+    rest, parts = list(values), []
+    for stack in stacks:
+        parts.append(rest[: len(stack.types)])
+        rest = rest[len(stack.types) :]
+    return parts
+
+
+def _stack(low: Lowering, op: Any, position: int, limit: Any) -> "_Stack | _OpenStack":
+    line = low.result_shape(op, position)[1:]
+    return (_Stack if all(low.resolvable(e) for e in line) else _OpenStack)(low, op, position, limit)
 
 
 class _Stack:
@@ -131,24 +156,20 @@ class _Stack:
         self.low = low
         shape = low.result_shape(op, position)
         self.line = shape[1:]
-        if not all(low.resolvable(e) for e in self.line):
-            raise unsupported(
-                op, f"the extents of a value that output {position} stacks are known in the body only",
-                "give the value a static shape",
-            )  # fmt: skip
         self.element = low.result_element(op, position)
         bound = None if limit is None else int(limit.reshape(-1)[0])
         self.bounded = bound is not None and bound <= _MOST_ROOM
         self.room = max(bound, 0) if bound is not None and self.bounded else _FIRST_ROOM
         self.type = low.type_of([unknown(), *self.line], self.element)
+        self.types = [self.type]
 
-    def start(self) -> SSAValue:
+    def start(self) -> list[SSAValue]:
         empty = self.low.empty((self.room, *self.line), self.element)
-        return _as(self.low, empty, self.type)
+        return [_as(self.low, empty, self.type)]
 
-    def pushed(self, total: SSAValue, i: SSAValue, value: SSAValue) -> SSAValue:
-        """`total` with `value` at place `i`."""
-        low = self.low
+    def pushed(self, own: list[SSAValue], i: SSAValue, value: SSAValue) -> list[SSAValue]:
+        """The stack with `value` at place `i`."""
+        low, (total,) = self.low, own
         if not self.bounded:
             total = self._grown(total, i)
         room = low.dim_of(low.value(tensor.DimOp(total, low.constant(0))))
@@ -156,7 +177,7 @@ class _Stack:
         piece = low.reshape(value, (1, *low.shape(value)))
         piece = _as(low, piece, low.type_of([1, *self.line], self.element))
         low.reshaped(piece, (1, *self.line))
-        return low.insert(piece, total, [low.dim_of(i), *[0] * len(self.line)])
+        return [low.insert(piece, total, [low.dim_of(i), *[0] * len(self.line)])]
 
     def _grown(self, total: SSAValue, i: SSAValue) -> SSAValue:
         """`total`, or a copy with twice the room where place `i` lies beyond it."""
@@ -174,12 +195,75 @@ class _Stack:
             low.add(scf.YieldOp(total))
         return low.value(scf.IfOp(full, [self.type], Region(more), Region(same)))
 
-    def popped(self, total: SSAValue, count: Any) -> SSAValue:
+    def popped(self, own: list[SSAValue], count: Any) -> SSAValue:
         """The first `count` places."""
-        low = self.low
+        low, (total,) = self.low, own
         room = low.dim_of(low.value(tensor.DimOp(total, low.constant(0))))
         low.reshaped(total, (room, *self.line))
         return low.slice(total, [0] * (1 + len(self.line)), [count, *self.line])
+
+
+class _OpenStack:
+    """
+    Values whose extents the body alone knows: their elements one behind the other in a tensor that grows, and the extents
+    of the first, which all others must have. Without an iteration each of these extents is 0.
+    """
+
+    def __init__(self, low: Lowering, op: Any, position: int, limit: Any):
+        self.low, self.op, self.position = low, op, position
+        self.element = low.result_element(op, position)
+        self.rank = len(low.result_shape(op, position)) - 1
+        self.type = low.type_of([unknown()], self.element)
+        self.types = [self.type, *[INDEX] * self.rank]
+
+    def start(self) -> list[SSAValue]:
+        empty = self.low.empty((_FIRST_ROOM,), self.element)
+        return [_as(self.low, empty, self.type), *[self.low.constant(0)] * self.rank]
+
+    def pushed(self, own: list[SSAValue], i: SSAValue, value: SSAValue) -> list[SSAValue]:
+        """The stack with `value` at place `i`."""
+        low, (total, *extents) = self.low, own
+        found = [low.index(e) for e in low.shape(value)]
+        first = low.value(arith.CmpiOp(i, low.constant(0), "eq"))
+        for known, extent in zip(extents, found, strict=True):
+            same = low.value(arith.CmpiOp(known, extent, "eq"))
+            good = low.value(arith.OrIOp(first, same))
+            low.add(
+                cf.AssertOp(
+                    good, StringAttr(f"{self.op.name}: output {self.position} stacks values of other shapes")
+                )
+            )
+        size = low.index(product(low.shape(value)))
+        begin = low.value(arith.MuliOp(i, size))
+        end = low.value(arith.AddiOp(begin, size))
+        total = self._grown(total, begin, end)
+        piece = low.reshape(value, (low.dim_of(size),))
+        low.reshaped(piece, (low.dim_of(size),))
+        return [low.insert(piece, total, [low.dim_of(begin)]), *found]
+
+    def _grown(self, total: SSAValue, begin: SSAValue, end: SSAValue) -> SSAValue:
+        """`total`, or a copy of what lies before `begin` with room for at least twice as much as `end`."""
+        low = self.low
+        room = low.value(tensor.DimOp(total, low.constant(0)))
+        full = low.value(arith.CmpiOp(end, room, "sgt"))
+        more, same = Block(), Block()
+        with low.inside(more):
+            twice = low.dim_of(low.value(arith.MuliOp(end, low.constant(2))))
+            larger = low.empty((twice,), self.element)
+            low.reshaped(total, (low.dim_of(room),))
+            kept = low.slice(total, [0], [low.dim_of(begin)])
+            low.add(scf.YieldOp(low.insert(kept, larger, [0])))
+        with low.inside(same):
+            low.add(scf.YieldOp(total))
+        grown = low.value(scf.IfOp(full, [self.type], Region(more), Region(same)))
+        return low.reshaped(grown, (low.dim_of(low.value(tensor.DimOp(grown, low.constant(0)))),))
+
+    def popped(self, own: list[SSAValue], count: Any) -> SSAValue:
+        """The first `count` values."""
+        low, (total, *extents) = self.low, own
+        shape = (count, *(low.dim_of(e) for e in extents))
+        low.reshaped(total, (low.dim_of(low.value(tensor.DimOp(total, low.constant(0)))),))
+        return low.reshape(low.slice(total, [0], [low.dim_of(low.index(product(shape)))]), shape)
 
 
 # states = initial;  for t: states, outs[t] = body(states, inputs[t])

@@ -50,6 +50,8 @@ def build_with_regions(
     own: set[str] = set()
     for _ in range(_GENERALISATIONS):
         regions = [_region(importer, subgraphs[region], types) for region in names]
+        if name == "If":
+            _refuse_other_ranks(importer, regions)
         wider = _wider_types(importer, name, operands, attributes, types, regions, own)
         if wider is None:
             made = kind.build(operands, building.properties(kind, attributes), regions=regions)
@@ -74,6 +76,18 @@ def _squeezes_or_not(subgraphs: "Mapping[str, Subgraph]") -> bool:
     (squeeze,), (identity,) = work
     given = len(squeeze.input) == 2 or any(attribute.name == "axes" for attribute in squeeze.attribute)
     return given and squeeze.input[0] == identity.input[0]
+
+
+def _refuse_other_ranks(importer: "Importer", regions: Sequence[Region]) -> None:
+    """What a branch decides at run time may be extents, not ranks: a rank is part of every type behind it."""
+    ends = [region.block.last_op for region in regions]
+    assert all(end is not None for end in ends), "a region ends in a yield"
+    pairs = zip(*(end.operands for end in ends if end is not None), strict=False)
+    for number, (then, otherwise) in enumerate(pairs):
+        a, b = then.type, otherwise.type
+        if isinstance(a, TensorType) and isinstance(b, TensorType) and a.get_num_dims() != b.get_num_dims():
+            why = f"its branches give output {number} the ranks {a.get_num_dims()} and {b.get_num_dims()}"
+            raise UnsupportedError(f"{importer.where}: {why}; reshape it to one rank in both")
 
 
 def _argument_types(

@@ -547,9 +547,10 @@ class Importer:
         return self._build(call.op, call.domain, call.operands, call.attributes, call.used)
 
     def _check(self, call: Call, schema: onnx.defs.OpSchema) -> None:
+        listed = len(call.operands)  # an absent one at the end counts, as in Loop(count, "")
         while call.operands and call.operands[-1] is None:
             call.operands.pop()
-        if not schema.min_input <= len(call.operands) <= schema.max_input:
+        if not schema.min_input <= listed or len(call.operands) > schema.max_input:
             limits = f"{schema.min_input} to {schema.max_input}"
             raise failure(
                 call.where, f"{len(call.operands)} inputs, where {limits} belong", "export it again"

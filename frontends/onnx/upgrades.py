@@ -5,7 +5,7 @@ hold the defaults of its own opset. It either changes the call in place (and ret
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -295,9 +295,32 @@ def _no_half_pixel(call: Call, emitter: Emitter) -> None:
     call.attributes["coordinate_transformation_mode"] = "output_half_pixel"
 
 
+_ONE_ELEMENT = "_one_element"
+"""On a Scan: it is the body of the scan over a batch."""
+
+
 @_before(9, "Scan")
 def _batched_scan(call: Call, emitter: Emitter) -> None:
-    raise emitter.missing(call, "the batched form of opset 8", "export with opset 9 or newer")
+    """It scans each element of a batch: a scan over the batch, whose body is the scan of one element."""
+    lengths, *operands = call.operands
+    if lengths is not None:
+        raise emitter.missing(call, "sequence_lens", "export with opset 9 or newer")
+    body, inputs = call.attributes["body"], call.attributes["num_scan_inputs"]
+    directions = call.attributes.pop("directions", None) or [0] * inputs
+    call.operands = operands
+    if call.attributes.pop(_ONE_ELEMENT, False):
+        call.attributes["scan_input_directions"] = directions
+        return
+    names = [f"{value.name}.batch" for value in body.graph.input]
+    outputs = [f"{value.name}.batch" for value in body.graph.output]
+    one = onnx.helper.make_node(
+        "Scan", ["", *names], outputs, body=body.graph, num_scan_inputs=inputs, directions=directions,
+        **{_ONE_ELEMENT: 1},
+    )  # fmt: skip
+    graph = onnx.GraphProto(name="batch", node=[one])
+    graph.input.extend(onnx.ValueInfoProto(name=name) for name in names)
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    call.attributes |= {"body": replace(body, graph=graph), "num_scan_inputs": len(operands)}
 
 
 @_before(1 << 30, "Scatter")

@@ -19,8 +19,7 @@ from stepwell.registry import DIALECTS
 
 # Operators that the interpreter does not compute, other domains, and inputs of unknown rank.
 MISSING = (
-    "adagrad", "adam", "ai_onnx_ml",
-    "image_decoder", "momentum", "nesterov", "scan_sum",
+    "adagrad", "adam", "ai_onnx_ml", "image_decoder", "momentum", "nesterov",
 )  # fmt: skip
 TOLERANCE = {"bfloat16": 2**-6, "float16": 2e-3}
 
