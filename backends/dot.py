@@ -4,6 +4,9 @@ from typing import IO
 
 from xdsl.dialects.builtin import FloatAttr, IntegerAttr, ModuleOp, StringAttr, SymbolRefAttr
 from xdsl.ir import Attribute, BlockArgument, Operation, SSAValue
+from xdsl.irdl import IRDLOperation
+
+from stepwell.diagnostics import layers_of
 
 _MAX_LABEL = 40
 
@@ -33,15 +36,18 @@ class _Drawing:
 
     def op(self, op: Operation) -> None:
         name = self.nodes[op] = f"n{len(self.nodes)}"
-        self.line(f"{name} [label={_quoted(_label(op))}]")
+        regions = [(place, region) for place, region in enumerate(op.regions) if region.blocks]
+        if not regions or op.operands or op.results:  # a function is its frame and nothing else
+            layers = ", ".join(layers_of(op.location))
+            self.line(
+                f"{name} [label={_quoted(_label(op))}{f', tooltip={_quoted(layers)}' if layers else ''}]"
+            )
         for operand in op.operands:
             self.edge(operand, name)
-        for region in op.regions:
-            if not region.blocks:
-                continue
+        for place, region in regions:
             self.line(f"subgraph cluster_{name}_{len(self.nodes)} {{")
             self.depth += 1
-            self.line(f"label={_quoted(_label(op))}")
+            self.line(f"label={_quoted(_frame_label(op, place))}")
             for block in region.blocks:
                 for argument in block.args:
                     self.argument(argument)
@@ -69,6 +75,13 @@ def _label(op: Operation) -> str:
         if text:
             parts.append(text if name in ("sym_name", "callee", "value") else f"{name}={text}")
     return " ".join(parts)
+
+
+def _frame_label(op: Operation, place: int) -> str:
+    """What a region is called: its op, and its own name where the op has several."""
+    if len(op.regions) < 2 or not isinstance(op, IRDLOperation):
+        return _label(op)
+    return f"{op.name} {op.get_irdl_definition().regions[min(place, len(op.get_irdl_definition().regions) - 1)][0]}"
 
 
 def _short(attribute: Attribute) -> str:

@@ -19,6 +19,7 @@ _EXAMPLES = """examples:
   stepwell-translate --to dot kernel.ir | dot -Tsvg > kernel.svg
   stepwell-translate --to ll lowered.ir -o lowered.ll
   stepwell-translate --from ll --to ir lowered.ll
+  stepwell-translate --to onnx graph.ir -o graph.onnx               the graph level only
 
 exit status: 0 done; 1 the input or a flag is wrong; 2 the input is not supported; 3 our fault
 """
@@ -48,14 +49,19 @@ def main(
 
 
 def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.Namespace:
-    from stepwell.registry import BACKENDS, FRONTENDS
+    from stepwell.registry import BACKENDS, FILE_BACKENDS, FRONTENDS
 
     parser = console.parser("Read one format, write another.", _EXAMPLES)
     add = parser.add_argument
     add("input", nargs="?", default="-", help="the file to read; - is standard input (default)")
     add("-h", "--help", action="store_true", help="this text")
     add("--from", dest="source", choices=["ir", *FRONTENDS], help="its format; default: its extension")
-    add("--to", choices=["ir", *BACKENDS], default="ir", help="the format to write (default ir)")
+    add(
+        "--to",
+        choices=["ir", *BACKENDS, *FILE_BACKENDS],
+        default="ir",
+        help="the format to write (default ir)",
+    )
     add("-o", "--output", metavar="FILE", help="write there instead of to standard output")
     add("--dim", action="append", default=[], metavar="NAME=N", help="give a named extent a number")
     add("--resources", metavar="FILE", help="the sidecar file for weights")
@@ -74,10 +80,16 @@ def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.N
 
 def _translate(options: argparse.Namespace, console: Console) -> int:
     from stepwell.compat import new_context
-    from stepwell.registry import DIALECTS
+    from stepwell.errors import Error
+    from stepwell.registry import DIALECTS, FILE_BACKENDS
 
     ctx = new_context(DIALECTS)
     module = _read(options, console, ctx)
+    if options.to in FILE_BACKENDS:
+        if options.output is None:
+            raise Error(f"--to {options.to}: bytes are not for standard output; give -o FILE")
+        _entry("FILE_BACKENDS", options.to)(module, ctx, Path(options.output))
+        return 0
     if options.to != "ir":
         out = StringIO()
         _entry("BACKENDS", options.to)(module, out)

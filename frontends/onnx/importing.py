@@ -829,7 +829,7 @@ class Importer:
             why = f"a subgraph of {len(graph.input)} inputs, where {len(arguments)} belong"
             raise failure(where, why, "export the model again")
         scope.values.update(zip((v.name for v in graph.input), arguments, strict=True))
-        location = self.location
+        location, self.location = self.location, None  # nodes of a subgraph have names of their own
         with self.inside(block or self.block):
             self._run(graph.node, scope, subgraph.versions, subgraph.bindings)
             results = [self._find(value.name, scope, where) for value in graph.output]

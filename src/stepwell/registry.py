@@ -84,3 +84,8 @@ BACKENDS = {
     "ll": "stepwell.backends.llvm_ir.printer:print_llvm_ir",
 }
 """Format name to the function `(module, stream) -> None` that writes it as text."""
+
+FILE_BACKENDS = {
+    "onnx": "stepwell.backends.onnx:write_onnx",
+}
+"""Format name to the function `(module, ctx, path) -> None` that writes it as a file of bytes."""

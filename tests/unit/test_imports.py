@@ -11,7 +11,7 @@ from xdsl.ir import Dialect
 from xdsl.passes import ModulePass
 
 from stepwell.compat import AbsentModuleError, load_entry
-from stepwell.registry import BACKENDS, DIALECTS, FRONTENDS, PASSES
+from stepwell.registry import BACKENDS, DIALECTS, FILE_BACKENDS, FRONTENDS, PASSES
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "stepwell"
@@ -47,7 +47,13 @@ RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 ABSENT: set[str] = set()
 """Registry entries that are not built yet. Entries may only leave this set."""
 
-TABLES = {"DIALECTS": DIALECTS, "PASSES": PASSES, "FRONTENDS": FRONTENDS, "BACKENDS": BACKENDS}
+TABLES = {
+    "DIALECTS": DIALECTS,
+    "PASSES": PASSES,
+    "FRONTENDS": FRONTENDS,
+    "BACKENDS": BACKENDS,
+    "FILE_BACKENDS": FILE_BACKENDS,
+}
 ENTRIES = [(table, name, entry) for table, entries in TABLES.items() for name, entry in entries.items()]
 
 
