@@ -10,6 +10,20 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "src
 from lit_runner import run_test  # noqa: E402
 
 
+@pytest.fixture(autouse=True)
+def _tables_as_they_were():
+    """What a plug-in entered into the tables of the compiler goes with its test."""
+    from stepwell import pipelines, plugins, registry
+
+    tables = (registry.PASSES, registry.DIALECTS, pipelines.PIPELINES)
+    before = [dict(table) for table in tables]
+    yield
+    plugins._loaded.clear()
+    for table, entries in zip(tables, before, strict=True):
+        table.clear()
+        table.update(entries)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--models", nargs="?", const="all", help="run the whole models, or those named (a,b); slow"

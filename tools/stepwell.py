@@ -176,6 +176,13 @@ def _compile_options(command: argparse.ArgumentParser, threads_list: bool = Fals
     command.add_argument(
         "--dim", action="append", default=[], metavar="NAME=N", help="fix a symbolic dim; may be repeated"
     )
+    command.add_argument(
+        "--load-pass",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="take passes, ops and rules from a .py or .pat file",
+    )
     command.add_argument("--no-cache", action="store_true", help="compile even if the cache has the model")
     command.add_argument("--debug", action="store_true", help="show Python tracebacks")
 
@@ -185,7 +192,13 @@ def _options(arguments: argparse.Namespace, threads: int) -> "Options":
 
     prefix = getattr(arguments, "symbol_prefix", None) or prefix_from(arguments.model)
     return Options(
-        arguments.target, threads, arguments.opt_level, arguments.fp, tuple(_dims(arguments).items()), prefix
+        arguments.target,
+        threads,
+        arguments.opt_level,
+        arguments.fp,
+        tuple(_dims(arguments).items()),
+        prefix,
+        tuple(arguments.load_pass),
     )
 
 
@@ -315,6 +328,7 @@ def _load(arguments: argparse.Namespace, threads: int, err: TextIO) -> Any:
             dims=_dims(arguments),
             cache=not arguments.no_cache,
             progress=progress,
+            plugins=arguments.load_pass,
         )
 
 

@@ -21,6 +21,8 @@ _EXAMPLES = """examples:
   stepwell-opt model.ir -p tile-and-fuse --print-ir-after-change
   stepwell-opt --help tile-and-fuse                    what a pass does, and its options
   stepwell-opt --list-passes
+  stepwell-opt model.ir --load-pass rules.pat -p rules   apply the rewrite rules of a file
+  stepwell-opt --check-rules rules.pat                 test them on random programs
 
 exit status: 0 done; 1 the input or a flag is wrong; 2 the input is not supported; 3 our fault
 """
@@ -54,7 +56,12 @@ def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.N
     add("-o", "--output", metavar="FILE", help="write the IR there instead of to standard output")
     add("--list-passes", action="store_true", help="list all passes with a line on each")
     add("--print-pipeline", action="store_true", help="print the pipeline in full and stop")
-    add("--load-pass", action="append", default=[], metavar="FILE.py", help="take passes from a Python file")
+    add(
+        "--load-pass", action="append", default=[], metavar="FILE", help="take passes from a .py or .pat file"
+    )
+    add(
+        "--check-rules", action="append", default=[], metavar="FILE.pat", help="test rules on random programs"
+    )
     add("--resources", metavar="FILE", help="read values from, and write new ones to, this sidecar file")
     add("--allow-unregistered-dialect", action="store_true", help="accept ops of unknown dialects")
     add("--no-verify-each", action="store_true", help="verify only the input and the result")
@@ -89,12 +96,13 @@ class _Run:
 
     def run(self) -> int:
         from stepwell.pipelines import print_pipeline, resolve_pipeline
-        from stepwell.registry import PASSES
 
         try:
-            self.passes = {**PASSES, **self._load_passes()}
+            self.passes = self._load_passes()
             if self.options.list_passes:
                 return self._list_passes()
+            if self.options.check_rules:
+                return self._check_rules()
             if self.options.help is not None:
                 return self._explain_pass(self.options.help)
             stages = resolve_pipeline(self.options.pipeline, self.passes)
@@ -228,39 +236,29 @@ class _Run:
 
     # What there is
 
-    def _load_passes(self) -> "dict[str, type[ModulePass]]":
-        """The pass classes defined in the files of `--load-pass`, by name."""
-        import importlib.util
+    def _load_passes(self) -> "dict[str, str | type[ModulePass]]":
+        """The passes of this compiler, of its plug-ins, and of the files of `--load-pass`."""
+        from stepwell.plugins import load_plugin_file, load_plugins
+        from stepwell.registry import PASSES
+
+        load_plugins()
+        for path in self.options.load_pass:
+            load_plugin_file(path)
+        return dict(PASSES)
+
+    def _check_rules(self) -> int:
+        """Test each rule of the files of `--check-rules` on random programs made from its declaration."""
         from pathlib import Path
 
-        from stepwell.errors import Error
+        from stepwell.compat import new_context
+        from stepwell.registry import DIALECTS
+        from stepwell.transforms.rules.checking import checks_of
 
-        if not self.options.load_pass:
-            return {}
-        from xdsl.passes import ModulePass
-
-        loaded: dict[str, type[ModulePass]] = {}
-        for path in self.options.load_pass:
-            spec = importlib.util.spec_from_file_location(f"stepwell_plugin_{Path(path).stem}", path)
-            if spec is None or spec.loader is None or not os.path.isfile(path):
-                raise Error(f"{path}: not a Python file; --load-pass takes a path that ends in .py")
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module  # dataclasses and inspect look a class's module up there
-            try:
-                spec.loader.exec_module(module)
-            except Exception as error:
-                raise Error(f"{path}: cannot be loaded: {type(error).__name__}: {error}") from error
-            found = {
-                value.name: value
-                for value in vars(module).values()
-                if isinstance(value, type)
-                and issubclass(value, ModulePass)
-                and value.__module__ == module.__name__
-            }
-            if not found:
-                raise Error(f"{path}: defines no pass; a pass is a subclass of xdsl.passes.ModulePass")
-            loaded |= found
-        return loaded
+        for path in self.options.check_rules:
+            for check in checks_of(Path(path), new_context(DIALECTS)):
+                check.run()
+                self.stdout.write(f"{check}: true of {check.fired} random programs\n")
+        return 0
 
     def _list_passes(self) -> int:
         from stepwell.pipelines import PIPELINES

@@ -20,6 +20,7 @@ _EXAMPLES = """examples:
   stepwell-translate --to ll lowered.ir -o lowered.ll
   stepwell-translate --from ll --to ir lowered.ll
   stepwell-translate --to onnx graph.ir -o graph.onnx               the graph level only
+  stepwell-translate --from pat --to python rules.pat  the patterns that rewrite rules stand for
 
 exit status: 0 done; 1 the input or a flag is wrong; 2 the input is not supported; 3 our fault
 """
@@ -55,13 +56,10 @@ def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.N
     add = parser.add_argument
     add("input", nargs="?", default="-", help="the file to read; - is standard input (default)")
     add("-h", "--help", action="store_true", help="this text")
-    add("--from", dest="source", choices=["ir", *FRONTENDS], help="its format; default: its extension")
-    add(
-        "--to",
-        choices=["ir", *BACKENDS, *FILE_BACKENDS],
-        default="ir",
-        help="the format to write (default ir)",
-    )
+    formats = ["ir", "pat", *FRONTENDS]
+    targets = ["ir", "python", *BACKENDS, *FILE_BACKENDS]
+    add("--from", dest="source", choices=formats, help="its format; default: its extension")
+    add("--to", choices=targets, help="the format to write (default ir, of pat: python)")
     add("-o", "--output", metavar="FILE", help="write there instead of to standard output")
     add("--dim", action="append", default=[], metavar="NAME=N", help="give a named extent a number")
     add("--resources", metavar="FILE", help="the sidecar file for weights")
@@ -74,7 +72,11 @@ def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.N
         raise Exit(0)
     if options.source is None:
         extension = Path(options.input).suffix.removeprefix(".")
-        options.source = extension if extension in FRONTENDS else "ir"
+        options.source = extension if extension in formats else "ir"
+    if options.to is None:
+        options.to = "python" if options.source == "pat" else "ir"
+    if (options.source == "pat") != (options.to == "python"):
+        parser.error("rewrite rules are written as Python, and nothing else is: --from pat --to python")
     return options
 
 
@@ -84,6 +86,12 @@ def _translate(options: argparse.Namespace, console: Console) -> int:
     from stepwell.registry import DIALECTS, FILE_BACKENDS
 
     ctx = new_context(DIALECTS)
+    if options.source == "pat":
+        from stepwell.transforms.rules.loading import generate_rules
+
+        name, text = console.read(options.input)
+        console.write(options.output, generate_rules(Path(name), text, ctx))
+        return 0
     module = _read(options, console, ctx)
     if options.to in FILE_BACKENDS:
         if options.output is None:

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from xdsl.context import Context
 from xdsl.dialects import affine, arith, memref, scf, tensor
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
-    FloatAttr,
     IndexType,
     IntegerAttr,
     IntegerType,
@@ -31,6 +31,7 @@ from xdsl.transforms.canonicalization_patterns.scf import (
 from stepwell.compat import matcher_of
 from stepwell.rewriting import rewrite
 from stepwell.transforms.dce import remove_dead_ops
+from stepwell.transforms.rules.loading import load_rules
 
 # Integers
 
@@ -91,25 +92,13 @@ _COMMUTATIVE = (
     arith.AddiOp, arith.MuliOp, arith.AndIOp, arith.OrIOp, arith.XOrIOp,
     arith.MinSIOp, arith.MaxSIOp, arith.MinUIOp, arith.MaxUIOp,
 )  # fmt: skip
-_ZERO_IS_RIGHT_UNIT = (
-    arith.AddiOp, arith.SubiOp, arith.OrIOp, arith.XOrIOp,
-    arith.ShLIOp, arith.ShRUIOp, arith.ShRSIOp, arith.MaxUIOp,
-)  # fmt: skip
-_ONE_IS_RIGHT_UNIT = (
-    arith.MuliOp, arith.DivSIOp, arith.DivUIOp, arith.FloorDivSIOp, arith.CeilDivSIOp, arith.CeilDivUIOp,
-)  # fmt: skip
-_ZERO_ABSORBS = (arith.MuliOp, arith.AndIOp, arith.MinUIOp)
-_SAME_IS_SELF = (
-    arith.AndIOp, arith.OrIOp, arith.MinSIOp, arith.MaxSIOp, arith.MinUIOp, arith.MaxUIOp,
-)  # fmt: skip
-_SAME_IS_ZERO = (arith.SubiOp, arith.XOrIOp)
 
 
 def _constant(value: int, kind: Any) -> arith.ConstantOp:
     return arith.ConstantOp(IntegerAttr(_signed(value, _width(kind)), kind))
 
 
-# op(c1, c2) == c ; x + 0 == x ; x * 1 == x ; x * 0 == 0 ; x & x == x ; x - x == 0 ; c + x == x + c
+# op(c1, c2) == c ; c + x == x + c, so that rules look for constants on the right
 class FoldIntegers(RewritePattern):
     op_class = (*_SIGNED, *_UNSIGNED)
 
@@ -129,18 +118,6 @@ class FoldIntegers(RewritePattern):
                 rewriter.replace(op, _constant(folded, kind))
         elif a is not None and isinstance(op, _COMMUTATIVE):
             rewriter.replace(op, type(op)(rhs, lhs))  # pyright: ignore[reportCallIssue]
-        elif (b == 0 and isinstance(op, _ZERO_IS_RIGHT_UNIT)) or (
-            b == 1 and _width(kind) > 1 and isinstance(op, _ONE_IS_RIGHT_UNIT)
-        ):
-            rewriter.replace(op, [], [lhs])
-        elif b == 0 and isinstance(op, _ZERO_ABSORBS):
-            rewriter.replace(op, [], [rhs])
-        elif b == 1 and isinstance(op, arith.RemUIOp | arith.RemSIOp) and _width(kind) > 1:
-            rewriter.replace(op, _constant(0, kind))
-        elif lhs is rhs and isinstance(op, _SAME_IS_SELF):
-            rewriter.replace(op, [], [lhs])
-        elif lhs is rhs and isinstance(op, _SAME_IS_ZERO):
-            rewriter.replace(op, _constant(0, kind))
 
 
 # (x + c1) + c2 == x + (c1 + c2), for *, and, or, xor, min and max too: all of them associative
@@ -182,32 +159,6 @@ class FoldIntegerCasts(RewritePattern):
         elif isinstance(op, arith.IndexCastOp) and isinstance(inner := source.owner, arith.IndexCastOp):
             if inner.input.type == kind and _width(source.type) >= _width(kind):
                 rewriter.replace(op, [], [inner.input])
-
-
-# Floats: only what is exact for every value, -0.0 and NaN included
-
-
-def _constant_float(value: SSAValue) -> float | None:
-    owner = value.owner
-    if isinstance(owner, arith.ConstantOp) and isinstance(attribute := owner.value, FloatAttr):
-        return attribute.value.data
-    return None
-
-
-# x * 1 == x ; x / 1 == x ; x + -0.0 == x ; x - 0.0 == x
-class DropFloatUnits(RewritePattern):
-    op_class = (arith.AddfOp, arith.SubfOp, arith.MulfOp, arith.DivfOp)
-
-    def match_and_rewrite(self, op: Operation, rewriter: PatternRewriter):
-        lhs, rhs = op.operands
-        if isinstance(op, arith.AddfOp | arith.MulfOp) and _constant_float(lhs) is not None:
-            lhs, rhs = rhs, lhs
-        unit = _constant_float(rhs)
-        if unit is None:
-            return
-        wanted = {arith.AddfOp: "-0.0", arith.SubfOp: "0.0"}.get(type(op), "1.0")  # pyright: ignore
-        if str(unit) == wanted:
-            rewriter.replace(op, [], [lhs])
 
 
 # Sizes and shapes
@@ -376,7 +327,6 @@ _PATTERNS: tuple[RewritePattern, ...] = (
     FoldIntegers(),
     GatherConstants(),
     FoldIntegerCasts(),
-    DropFloatUnits(),
     FoldDim(),
     DropIdentityViews(),
     DropWholeExtracts(),
@@ -419,10 +369,14 @@ def _forms_of(op_class: type[Operation]) -> Sequence[Callable[[Any, PatternRewri
     return tuple(found)
 
 
-def canonicalize(op: Operation) -> bool:
+_RULES = Path(__file__).with_name("canonicalize.pat")
+"""Arithmetic that returns an operand or zero. Floats: only what is exact for every value, -0.0 and NaN included."""
+
+
+def canonicalize(op: Operation, ctx: Context) -> bool:
     """Bring the ops nested in `op` into canonical form and drop dead ones; True if anything changed."""
     changed = remove_dead_ops(op)
-    if rewrite(op, [_Forms()]):
+    if rewrite(op, [*load_rules(_RULES, ctx).patterns(ctx), _Forms()]):
         remove_dead_ops(op)
         changed = True
     return changed
@@ -439,7 +393,7 @@ class CanonicalizePass(ModulePass):
     name = "canonicalize"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        canonicalize(op)
+        canonicalize(op, ctx)
 
     def apply_to_function(self, ctx: Context, function: FuncOp) -> None:
-        canonicalize(function)
+        canonicalize(function, ctx)

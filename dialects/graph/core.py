@@ -210,6 +210,8 @@ class GraphOp(IRDLOperation):
     RESULT_KINDS: ClassVar[tuple[tuple[str, str], ...]] = ()
     REGION_COUNT: ClassVar[int] = 0
     ONNX_NAME: ClassVar[str] = ""
+    ONNX_DOMAIN: ClassVar[str] = ""
+    """The domain of the operator; of ops of the compiler itself always the default one."""
 
     @classmethod
     def build(  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -41,7 +41,9 @@ _IMPORTED_WHOLE = {name: kind for name, kind in ONNX_NAMES.items() if name not i
 
 def operators_of(domain: str) -> dict[str, type[GraphOp]]:
     """The operators of a domain that are imported as one op."""
-    return _IMPORTED_WHOLE if domain == "" else {}
+    if domain == "":
+        return _IMPORTED_WHOLE
+    return {name: kind for name, kind in ONNX_NAMES.items() if kind.ONNX_DOMAIN == domain}
 
 
 def is_symbol(name: str) -> bool:

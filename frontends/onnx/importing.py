@@ -375,6 +375,8 @@ class Importer:
             return node.op_type in CONTRIB or node.op_type in building.operators_of(domain)
         if domain == CLASSICAL_DOMAIN:
             return node.op_type in CLASSICAL
+        if domain and node.op_type in building.operators_of(domain):
+            return True
         schema = _schema(node.op_type, domain, versions.get(domain, 1))
         if not domain and schema is None and node.op_type == "LayerNormalization":
             return True
@@ -528,6 +530,9 @@ class Importer:
                 results = rule(call, self)
                 assert results is not None, "a rule of a contributed operator makes its results"
                 return list(results)
+        if call.domain and call.op in building.operators_of(call.domain):
+            # An op of a plug-in: its class says what it takes.
+            return self._build(call.op, call.domain, call.operands, call.attributes, call.used)
         if not call.domain and call.op == "LayerNormalization":
             # ONNX Runtime writes it into opsets that did not have it yet.
             call.version = max(call.version, 17)

@@ -139,6 +139,12 @@ def new_context(dialects: Mapping[str, str], allow_unregistered: bool = False) -
     return ctx
 
 
+def extend_dialect(dialect: Dialect, operations: list[type[Operation]]) -> None:
+    """Add ops to a dialect that is made already; contexts that are made later know them."""
+    names = {op.name for op in operations}
+    dialect._operations = [op for op in dialect._operations if op.name not in names] + operations
+
+
 @contextmanager
 def deep_recursion() -> Iterator[None]:
     """Raise Python's recursion limit to what IR at our own limits of nesting needs."""
@@ -482,6 +488,7 @@ __all__ = [
     "StepwellParser",
     "aim",
     "deep_recursion",
+    "extend_dialect",
     "load_entry",
     "location_of",
     "matcher_of",

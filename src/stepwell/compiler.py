@@ -40,6 +40,8 @@ class Options:
     dims: tuple[tuple[str, int], ...] = ()
     """Values for symbolic dims, by name."""
     symbol_prefix: str = "model"
+    plugins: tuple[str, ...] = ()
+    """Files of passes, ops and rules (`--load-pass`), besides the plug-ins of installed packages."""
 
     def __post_init__(self) -> None:
         if self.opt_level not in range(4):
@@ -89,7 +91,11 @@ class Compilation:
         `ModuleOp`, or a pair of a `ModuleOp` and the Context that holds its weights.
         """
         from stepwell.pipelines import LEVELS
+        from stepwell.plugins import load_plugin_file, load_plugins
 
+        load_plugins()
+        for path in self.options.plugins:
+            load_plugin_file(path)
         self._source = model
         kind = "ir" if _is_module(model) or _is_ir_file(model) else "onnx"
         self.progress("import", kind)
@@ -393,6 +399,14 @@ def compile_to_file(
     return compilation
 
 
+def _keyed(options: Options) -> dict[str, Any]:
+    """All that decides the result of a compilation besides the model: plug-ins by what they are, not by name."""
+    from stepwell.plugins import file_fingerprint, installed, loaded_files
+
+    files = {os.path.realpath(path) for path in (*options.plugins, *loaded_files())}
+    return asdict(options) | {"plugins": sorted(map(file_fingerprint, files)), "installed": installed()}
+
+
 def compile(
     model: Any,
     *,
@@ -404,6 +418,7 @@ def compile(
     cache: bool = True,
     progress: Progress | None = None,
     spin: bool = True,
+    plugins: Sequence[str | Path] = (),
 ) -> Any:
     """
     Compile a model and load it.
@@ -412,7 +427,7 @@ def compile(
     `threads`: the default of the compiled model. `fp`: "default" contracts and reassociates in a fixed
     order, "strict" keeps the source order. `dims` fixes symbolic dims by name. `cache`: reuse the
     library of an earlier compilation of the same bytes with the same options. `spin`: idle threads wait a
-    little in a loop before they sleep.
+    little in a loop before they sleep. `plugins`: files of passes, ops and rules, as given to `--load-pass`.
     Returns a `stepwell.Model`. Raises a `stepwell.Error`.
     """
     from stepwell.backends.cpu.cache import Cache, model_key, temporary_directory
@@ -426,9 +441,10 @@ def compile(
         fp,
         tuple(sorted((dims or {}).items())),
         prefix_from(model) if named else "model",
+        tuple(str(path) for path in plugins),
     )
     progress = progress or (lambda stage, step: None)
-    key = model_key(model, asdict(options)) if cache and named else None
+    key = model_key(model, _keyed(options)) if cache and named else None
     if key is None:
         with temporary_directory() as directory:
             out = directory / f"{options.symbol_prefix}.so"

@@ -3,7 +3,9 @@
 An entry is text, `module:name`, imported when asked for, so that listing is free.
 """
 
-DIALECTS = {
+from typing import Any
+
+DIALECTS: dict[str, str] = {
     "arith": "stepwell.dialects.arith:ARITH",
     "builtin": "stepwell.dialects.builtin:BUILTIN",
     "cf": "xdsl.dialects.cf:Cf",
@@ -29,7 +31,7 @@ _VECTOR = "stepwell.transforms.vector"
 _MEMREF = "stepwell.transforms.memref"
 _CONVERSION = "stepwell.conversion"
 
-PASSES = {
+PASSES: dict[str, Any] = {
     # any level
     "canonicalize": "stepwell.transforms.canonicalize:CanonicalizePass",
     "cse": "stepwell.transforms.cse:CsePass",
@@ -71,7 +73,7 @@ PASSES = {
     "kernels-to-llvm": f"{_CONVERSION}.to_llvm.kernels:KernelsToLLVMPass",
     "host-to-llvm": f"{_CONVERSION}.to_llvm.host:HostToLLVMPass",
 }
-"""Pass name to its class."""
+"""Pass name to its class; a plug-in may enter the class itself."""
 
 FRONTENDS = {
     "ll": "stepwell.backends.llvm_ir:read_llvm_ir",

@@ -153,6 +153,11 @@ _ARM_PARTS = {0xD08: "cortex-a72", 0xD0B: "cortex-a76", 0xD0C: "neoverse-n1", 0x
 }
 
 
+def add_target(target: Target) -> None:
+    """Make `target` known by its name to `--target`."""
+    _KNOWN[target.name] = target
+
+
 def target_names() -> list[str]:
     """The values of `--target`."""
     return ["native", *_KNOWN]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from xdsl.context import Context
+from xdsl.dialects import arith
 from xdsl.dialects.builtin import FunctionType, TensorType
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
@@ -46,9 +47,14 @@ class Emitter:
         """The op of the ONNX operator `name`, inserted at the anchor."""
         assert self.anchor is not None and self.anchor.parent is not None
         op = ONNX_NAMES[name].build(operands, attributes, outputs=outputs)
+        self.insert(op)
+        return op
+
+    def insert(self, op: Operation) -> None:
+        """Put a new op in front of the anchor."""
+        assert self.anchor is not None and self.anchor.parent is not None
         op.location = self.anchor.location
         self.anchor.parent.insert_op_before(op, self.anchor)
-        return op
 
     def make(self, name: str, *operands: SSAValue | None, **attributes: Any) -> SSAValue:
         """The first result of `emit`."""
@@ -59,11 +65,15 @@ class Emitter:
         return self.emit_constant(constant_attr(np.asarray(array), self.ctx, element))
 
     def emit_constant(self, attribute: Attribute) -> SSAValue:
-        assert self.anchor is not None and self.anchor.parent is not None
         op = ConstantOp.build([], {"value": attribute})
-        op.location = self.anchor.location
-        self.anchor.parent.insert_op_before(op, self.anchor)
+        self.insert(op)
         return op.results[0]
+
+    def attribute_constant(self, attribute: Attribute) -> SSAValue:
+        """An `arith.constant` of a scalar attribute."""
+        op = arith.ConstantOp(attribute)  # pyright: ignore[reportArgumentType]
+        self.insert(op)
+        return op.result
 
     def ints(self, values: Sequence[int]) -> SSAValue:
         """A constant list of int64."""
@@ -163,7 +173,7 @@ def _apply_in_region(region: Region, emitter: Emitter, rules: Mapping[str, Seque
                     # Look at what the rule has made, then go on behind it.
                     made = before.next_op if before is not None else block.first_op
                     if made is not op:
-                        results = _keep_symbols(op, results, made)
+                        results = keep_symbols(op, results, made)
                         made = before.next_op if before is not None else block.first_op
                     replace(op, results)
                     following = made if made is not op else following
@@ -193,7 +203,7 @@ def update_function_type(function: FuncOp) -> None:
     )
 
 
-def _keep_symbols(
+def keep_symbols(
     op: GraphOp, values: Sequence[SSAValue | None], made: Operation | None
 ) -> Sequence[SSAValue | None]:
     """Rename the symbols that the ops from `made` to `op` have defined anew to those of the results of `op`."""

@@ -12,6 +12,7 @@ from stepwell.pipelines import resolve_pipeline, run_pipeline
 from stepwell.registry import DIALECTS
 from stepwell.transforms.canonicalize import canonicalize
 
+CTX = new_context(DIALECTS)
 BINARY = (
     "addi", "subi", "muli", "andi", "ori", "xori", "minsi", "maxsi", "minui", "maxui",
     "divui", "divsi", "remui", "remsi", "ceildivui", "ceildivsi", "floordivsi", "shli", "shrui", "shrsi",
@@ -71,8 +72,8 @@ def test_canonicalize_has_nothing_left_to_do():
     generator = random.Random(3)
     for _ in range(10):
         module = parse_module(new_context(DIALECTS), program(generator, 32))
-        canonicalize(module)
-        assert not canonicalize(module), print_module(module)
+        canonicalize(module, CTX)
+        assert not canonicalize(module, CTX), print_module(module)
 
 
 def test_constants_are_in_the_signless_range():
@@ -81,6 +82,6 @@ def test_constants_are_in_the_signless_range():
         "func.func @f() -> i8 { %a = arith.constant -1 : i8 %b = arith.constant 1 : i8\n"
         "%c = arith.shrui %a, %b : i8 func.return %c : i8 }",
     )
-    canonicalize(module)
+    canonicalize(module, CTX)
     (constant,) = (op for op in module.walk() if op.name == "arith.constant")
     assert isinstance(value := constant.properties["value"], IntegerAttr) and value.value.data == 127
