@@ -177,13 +177,14 @@ def model_files(name: str) -> tuple[Path, Inputs]:
 def _made_up_inputs(path: Path) -> Inputs:
     import onnx
 
-    from stepwell.tools.stepwell import random_inputs
+    from stepwell.tools.values import random_inputs
 
     class Entry:
         def __init__(self, value: Any):
             self.name = value.name
             tensor = value.type.tensor_type
             self.dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+            self.kind = "tensor"
             self.shape = [d.dim_value if d.dim_value > 0 else d.dim_param for d in tensor.shape.dim]
 
     model = onnx.load(path, load_external_data=False)

@@ -275,7 +275,7 @@ class Model:
         except IndexError:
             frame = self._new_frame()
         try:
-            return self._run_values(frame, values) if self._has_values else self._run_in(frame, values)
+            return self._run_in(frame, values)
         finally:
             self._frames.append(frame)
 
@@ -299,8 +299,10 @@ class Model:
             for slot in self._outputs
         ]
 
-    def _run_in(self, frame: _Frame, values: Any) -> list[np.ndarray]:
+    def _run_in(self, frame: _Frame, values: Any) -> list[Any]:
         # Written for few bytecodes: a call of a small model costs about 4 us, most of it here.
+        if self._has_values:
+            return self._run_values(frame, values)
         words = frame.words
         symbols: dict[str, int] = {}
         keep = []  # arrays made here must outlive the call
@@ -443,7 +445,7 @@ def _no_output(slot: _Slot, symbols: Mapping[str, int], error: Exception) -> Run
 
 def _bind(slot: _Slot, shape: tuple[int, ...], symbols: dict[str, int]) -> None:
     """Check a shape against the signature, and note what its symbols stand for."""
-    want = slot.info.shape
+    want = slot.shape
     text = f"[{shown(', '.join(map(str, want)))}]"
     name = f"input '{shown(slot.info.name)}'"
     if len(shape) != len(want):
@@ -467,7 +469,7 @@ def _bind(slot: _Slot, shape: tuple[int, ...], symbols: dict[str, int]) -> None:
 
 def _copy_output(slot: _Slot, words: memoryview, at: int) -> np.ndarray:
     """An array of an output that lies in the context's memory until the next run."""
-    rank = len(slot.info.shape)
+    rank = len(slot.shape)
     place = words[at + (TEXT_SHAPE if slot.text else SHAPE)]
     shape = tuple((ctypes.c_int64 * rank).from_address(place)) if rank else ()
     if slot.text:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from stepwell import __version__
 from stepwell.errors import CompileError, Error, InternalError, RunError
+from stepwell.tools.values import arrays_of, describe, describe_entry, random_inputs, read_inputs
 
 if TYPE_CHECKING:
     from stepwell.compiler import Compilation, Options, Progress
@@ -342,7 +343,7 @@ def _run(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
     if arguments.check and arguments.model.endswith(".so"):
         raise RunError("--check needs the model's .onnx file, not the compiled library")
     model = _load(arguments, arguments.threads, err)
-    feeds = _read_inputs(arguments.input)
+    feeds = read_inputs(arguments.input, model.inputs)
     if arguments.random:
         feeds = random_inputs(model.inputs, arguments.seed, _dims(arguments)) | feeds
     outputs = model.run(feeds)
@@ -351,7 +352,8 @@ def _run(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
     if arguments.output_dir:
         directory = Path(arguments.output_dir)
         directory.mkdir(parents=True, exist_ok=True)
-        for i, (name, value) in enumerate(outputs.items()):
+        arrays = [pair for name, value in outputs.items() for pair in arrays_of(name, value)]
+        for i, (name, value) in enumerate(arrays):
             stream = BytesIO()
             np.save(stream, value)
             write_atomically(directory / f"{_file_name(name, i)}.npy", stream.getvalue())
@@ -362,58 +364,9 @@ def _run(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
     return 0
 
 
-def _read_inputs(texts: list[str]) -> dict[str, Any]:
-    import numpy as np
-
-    feeds: dict[str, Any] = {}
-    for text in texts:
-        name, separator, path = text.rpartition("=")
-        if not separator:
-            raise RunError(f"--input {text}: expected NAME=FILE.npy")
-        try:
-            feeds[name] = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise RunError(f"--input {text}: cannot read {path} as .npy: {error}") from error
-    return feeds
-
-
 def _file_name(name: str, index: int) -> str:
     safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:80].lstrip(".")
     return safe or f"output{index}"
-
-
-def random_inputs(inputs: Sequence[Any], seed: int, dims: dict[str, int]) -> dict[str, Any]:
-    """Seeded values for each input: normal floats, small non-negative integers; unknown extents are 1."""
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    feeds: dict[str, Any] = {}
-    for entry in inputs:
-        shape = [extent if isinstance(extent, int) else dims.get(str(extent), 1) for extent in entry.shape]
-        dtype = np.dtype(entry.dtype)
-        if dtype.kind == "b":
-            feeds[entry.name] = rng.integers(0, 2, shape).astype(dtype)
-        elif dtype.kind in "iu":
-            feeds[entry.name] = rng.integers(0, 2, shape).astype(dtype)
-        else:
-            feeds[entry.name] = rng.standard_normal(shape).astype(dtype)
-    return feeds
-
-
-def describe(value: Any) -> str:
-    """Type, shape and the range of an output, and its values if they are few."""
-    import numpy as np
-
-    array = np.asarray(value)
-    text = f"{array.dtype}{list(array.shape)}"
-    if array.size == 0 or array.dtype.kind not in "biuf":
-        return text
-    if array.size <= 8:
-        return f"{text} = {array.reshape(-1).tolist()}"
-    wide = array.astype(np.float64)
-    return (
-        f"{text} min {wide.min():.6g} max {wide.max():.6g} mean {wide.mean():.6g} argmax {int(wide.argmax())}"
-    )
 
 
 def _check(
@@ -430,7 +383,13 @@ def _check(
 
         expected = interpret_model(arguments.model, [feeds[entry.name] for entry in model.inputs])
     worst = 0.0
-    for (name, result), reference in zip(outputs.items(), expected, strict=True):
+    pairs = list(zip(outputs.items(), expected, strict=True))
+    computed = [pair for (name, result), _ in pairs for pair in arrays_of(name, result)]
+    wanted = [pair for (name, _), reference in pairs for pair in arrays_of(name, reference)]
+    if [name for name, _ in computed] != [name for name, _ in wanted]:
+        print(f"{len(computed)} arrays differ from {len(wanted)}", file=out)
+        return 1
+    for (name, result), (_, reference) in zip(computed, wanted, strict=True):
         got, want = np.asarray(result), np.asarray(reference)
         if got.shape != want.shape or got.dtype != want.dtype:
             print(
@@ -579,7 +538,7 @@ def _inspect(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
     for kind in ("inputs", "outputs"):
         print(f"{kind}:", file=out)
         for entry in facts[kind]:
-            print(f"  {entry['name']}: {entry['dtype']}{entry['shape']}", file=out)
+            print(f"  {describe_entry(entry)}", file=out)
     if "operators" in facts:
         print("operators:", file=out)
         for name, count in sorted(facts["operators"].items(), key=lambda item: (-item[1], item[0])):
@@ -595,7 +554,8 @@ def _inspect(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
 
 
 def _entry(entry: Any) -> dict[str, Any]:
-    return {"name": entry.name, "dtype": str(entry.dtype), "shape": list(entry.shape)}
+    shape = None if entry.shape is None else list(entry.shape)
+    return {"name": entry.name, "dtype": str(entry.dtype), "shape": shape, "kind": entry.kind}
 
 
 if __name__ == "__main__":

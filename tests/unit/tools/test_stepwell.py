@@ -7,6 +7,7 @@ from io import StringIO
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from xdsl.passes import ModulePass
@@ -248,3 +249,39 @@ def test_run_profile(library, tmp_path):
     trace = tmp_path / "trace.json"
     code, out, _ = run("run", library, "--random", "--profile", trace)
     assert code == 0 and "between launches" in out and json.loads(trace.read_text())["traceEvents"]
+
+
+@pytest.fixture(scope="module")
+def sequence_model(tmp_path_factory):
+    """A sequence with a tensor at its end, and its length."""
+    text = """<ir_version: 8, opset_import: ["" : 18]> g (seq(float[?,2]) s, float[n,2] x, optional(float[3]) o)
+      => (seq(float[?,2]) t, int64 count, optional(float[3]) same) {
+        t = SequenceInsert (s, x)  count = SequenceLength (t)  same = Identity (o) }"""
+    path = tmp_path_factory.mktemp("sequences") / "model.onnx"
+    onnx.save(onnx.parser.parse_model(text), path)
+    return path
+
+
+def test_sequences_are_files_of_one_name(sequence_model, tmp_path):
+    first, second = np.float32([[1, 2], [3, 4]]), np.float32([[5, 6]])
+    np.save(tmp_path / "a.npy", first)
+    np.save(tmp_path / "b.npy", second)
+    inputs = ["--input", f"s={tmp_path}/a.npy", "--input", f"s={tmp_path}/b.npy", "--random"]
+    code, out, _ = run(
+        "run", sequence_model, *inputs, "--check", "interpreter", "--output-dir", tmp_path / "out"
+    )
+    assert code == 0 and "t[2]: 0 of the tolerance" in out and "agrees with interpreter" in out
+    assert "count: int64[] = [3]" in out and "t: [float32[2, 2] = [1.0, 2.0, 3.0, 4.0], float32[1, 2]" in out
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "t_1_.npy"), second)
+    code, _, err = run("run", sequence_model, *inputs, *["--input", f"x={tmp_path}/b.npy"] * 2)
+    assert code == 1 and "x is given twice; only a sequence takes several files" in err
+
+
+def test_kinds_are_inspected(sequence_model, tmp_path):
+    library = tmp_path / "model.so"
+    assert run("compile", sequence_model, "-o", library)[0] == 0
+    for path in (sequence_model, library):
+        code, out, _ = run("inspect", path)
+        assert code == 0 and "s: sequence of float32['?', 2]" in out and "o: optional float32[3]" in out
+    code, out, _ = run("run", library, "--random", "--profile", tmp_path / "trace.json")
+    assert code == 0 and json.loads((tmp_path / "trace.json").read_text())
