@@ -142,6 +142,13 @@ def _parser() -> argparse.ArgumentParser:
     _compile_options(command)
     command.set_defaults(run=_explore)
 
+    command = commands.add_parser("new", help="begin a pass, an operator, a target or rules of your own")
+    command.add_argument("kind", choices=_kinds(), help="what to begin")
+    command.add_argument("name", help="its name, in lower case: drop-logs")
+    command.add_argument("-o", "--output", metavar="DIR", default=".", help="where to write (default: here)")
+    command.add_argument("--debug", action="store_true", help="show Python tracebacks")
+    command.set_defaults(run=_new)
+
     command = commands.add_parser("inspect", help="inputs, outputs, operators and what is not supported")
     command.add_argument("model", help="an .onnx file or a compiled .so")
     command.add_argument(
@@ -151,6 +158,23 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--debug", action="store_true", help="show Python tracebacks")
     command.set_defaults(run=_inspect)
     return parser
+
+
+def _kinds() -> tuple[str, ...]:
+    from stepwell.skeletons import KINDS
+
+    return KINDS
+
+
+def _new(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
+    from stepwell.skeletons import write_skeleton
+
+    files = write_skeleton(arguments.kind, arguments.name, Path(arguments.output))
+    for path in files:
+        print(path, file=out)
+    option = f"--load-pass {files[0]}"
+    print(f"its test: the RUN line of {files[1]}; to use it: stepwell compile MODEL {option}", file=err)
+    return 0
 
 
 def _emits() -> tuple[str, ...]:

@@ -37,7 +37,7 @@ ORDER = (
     ("frontends", "backends"),
     ("runtime",),
     ("registry",),
-    ("pipeline_text", "pipelines", "plugins", "costs"),
+    ("pipeline_text", "pipelines", "plugins", "skeletons", "costs"),
     ("compiler", "session", "worker", "__init__"),
     ("explore",),
     ("tools",),
