@@ -379,7 +379,9 @@ def _run(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
         arrays = [pair for name, value in outputs.items() for pair in arrays_of(name, value)]
         for i, (name, value) in enumerate(arrays):
             stream = BytesIO()
-            np.save(stream, value)
+            # Strings as NumPy's own type: the file needs no pickle.
+            is_text = isinstance(value, np.ndarray) and value.dtype.kind == "O"
+            np.save(stream, value.astype(str) if is_text else value)
             write_atomically(directory / f"{_file_name(name, i)}.npy", stream.getvalue())
     if arguments.profile:
         _profile(model, feeds, arguments.profile, out)

@@ -32,9 +32,12 @@ def read_inputs(texts: list[str], inputs: Sequence[Any]) -> dict[str, Any]:
     return feeds
 
 
+_RANDOM_WORDS = ("", "a", "one", "Two words", "3.5", "\u00e9t\u00e9")
+
+
 def random_inputs(inputs: Sequence[Any], seed: int, dims: dict[str, int]) -> dict[str, Any]:
     """
-    Seeded values for each input: normal floats, small non-negative integers; unknown extents are 1, sequences have two
+    Seeded values for each input: normal floats, small non-negative integers, short words; unknown extents are 1, sequences have two
     elements, optionals are there.
     """
     import numpy as np
@@ -44,6 +47,8 @@ def random_inputs(inputs: Sequence[Any], seed: int, dims: dict[str, int]) -> dic
     def array(entry: Any) -> Any:
         extents = (1,) if entry.shape is None else entry.shape
         shape = [extent if isinstance(extent, int) else dims.get(str(extent), 1) for extent in extents]
+        if entry.dtype == "string":
+            return rng.choice(_RANDOM_WORDS, shape).astype(object)
         dtype = np.dtype(entry.dtype)
         if dtype.kind in "biu":
             return rng.integers(0, 2, shape).astype(dtype)
@@ -76,6 +81,9 @@ def describe(value: Any) -> str:
         return "[" + ", ".join(describe(item) for item in value) + "]"
     array = np.asarray(value)
     text = f"{array.dtype}{list(array.shape)}"
+    if array.size and array.dtype.kind == "O":
+        words = ", ".join(repr(str(word)[:20]) for word in array.reshape(-1)[:4])
+        return f"strings{list(array.shape)} = [{words}{', ...' if array.size > 4 else ''}]"
     if array.size == 0 or array.dtype.kind not in "biuf":
         return text
     if array.size <= 8:
