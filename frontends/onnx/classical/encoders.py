@@ -6,18 +6,10 @@ from typing import Any
 import numpy as np
 from xdsl.ir import SSAValue
 
-from stepwell.frontends.onnx.classical.rules import (
-    cast,
-    classical,
-    feature_count,
-    floats,
-    ints,
-    one,
-    operand,
-    scalar,
-)
+from stepwell.frontends.onnx.classical.rules import classical, feature_count
 from stepwell.frontends.onnx.classical.scores import labels_of
 from stepwell.frontends.onnx.upgrades import Call, Emitter
+from stepwell.frontends.onnx.writing import cast, floats, ints, one, operand, scalar
 
 
 @classical("Scaler")

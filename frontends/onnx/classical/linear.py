@@ -5,17 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from xdsl.ir import SSAValue
 
-from stepwell.frontends.onnx.classical.rules import (
-    classical,
-    feature_count,
-    floats,
-    matrix_of,
-    one,
-    rows_of,
-    times,
-)
+from stepwell.frontends.onnx.classical.rules import classical, feature_count, matrix_of, rows_of, times
 from stepwell.frontends.onnx.classical.scores import both_scores, label_above, labels_of, top, transformed
 from stepwell.frontends.onnx.upgrades import Call, Emitter
+from stepwell.frontends.onnx.writing import floats, one
 
 
 @classical("LinearRegressor")

@@ -4,17 +4,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 from xdsl.ir import SSAValue
 
 from stepwell.frontends.onnx.upgrades import Call, Emitter, Rule
+from stepwell.frontends.onnx.writing import cast, ints, one, operand
 
 CLASSICAL_DOMAIN = "ai.onnx.ml"
 
 CLASSICAL: dict[str, Rule] = {}
 """Operator name to the rule that returns its results."""
-
-_FLOAT, _INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
 
 
 def classical(*ops: str) -> Callable[[Rule], Rule]:
@@ -23,35 +21,6 @@ def classical(*ops: str) -> Callable[[Rule], Rule]:
         return rule
 
     return enter
-
-
-def one(emitter: Emitter, op: str, *operands: SSAValue | None, **attributes: Any) -> SSAValue:
-    (result,) = emitter.emit(op, *operands, **attributes)
-    return result
-
-
-def floats(emitter: Emitter, values: Any, dtype: Any = np.float32) -> SSAValue:
-    return emitter.constant(np.array(values, dtype))
-
-
-def ints(emitter: Emitter, *values: int) -> SSAValue:
-    return emitter.constant(np.array(values, np.int64))
-
-
-def scalar(emitter: Emitter, like: SSAValue, value: float) -> SSAValue:
-    return emitter.constant(np.array(value, emitter.dtype(like)))
-
-
-def cast(emitter: Emitter, value: SSAValue, dtype: Any) -> SSAValue:
-    if emitter.dtype(value) == dtype:
-        return value
-    return one(emitter, "Cast", value, to=onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
-
-
-def operand(call: Call, place: int = 0) -> SSAValue:
-    value = call.operands[place]
-    assert value is not None, "the operand is required"
-    return value
 
 
 def rows_of(call: Call, emitter: Emitter, dtype: Any = np.float32) -> SSAValue:

@@ -3,8 +3,9 @@
 import numpy as np
 from xdsl.ir import SSAValue
 
-from stepwell.frontends.onnx.classical.rules import cast, ints, one, pair, scalar
+from stepwell.frontends.onnx.classical.rules import pair
 from stepwell.frontends.onnx.upgrades import Call, Emitter
+from stepwell.frontends.onnx.writing import cast, ints, one, scalar
 
 
 def labels_of(call: Call, emitter: Emitter, ints: str, strings: str = "classlabels_strings") -> np.ndarray:

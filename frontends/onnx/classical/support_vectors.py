@@ -7,19 +7,10 @@ import numpy as np
 import onnx
 from xdsl.ir import SSAValue
 
-from stepwell.frontends.onnx.classical.rules import (
-    cast,
-    classical,
-    column,
-    floats,
-    ints,
-    matrix_of,
-    one,
-    rows_of,
-    times,
-)
+from stepwell.frontends.onnx.classical.rules import classical, column, matrix_of, rows_of, times
 from stepwell.frontends.onnx.classical.scores import both_scores, label_of, labels_of, top, transformed
 from stepwell.frontends.onnx.upgrades import Call, Emitter
+from stepwell.frontends.onnx.writing import cast, floats, ints, one
 
 
 def _kernel(

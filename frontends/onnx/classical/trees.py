@@ -13,7 +13,7 @@ from stepwell.frontends.onnx.classical.forests import (
     find,
     plant,
 )
-from stepwell.frontends.onnx.classical.rules import cast, classical, ints, one, operand, pair, rows_of, scalar
+from stepwell.frontends.onnx.classical.rules import classical, pair, rows_of
 from stepwell.frontends.onnx.classical.scores import (
     TRANSFORMS,
     both_scores,
@@ -23,6 +23,7 @@ from stepwell.frontends.onnx.classical.scores import (
     transformed,
 )
 from stepwell.frontends.onnx.upgrades import Call, Emitter
+from stepwell.frontends.onnx.writing import cast, ints, one, operand, scalar
 
 
 def _leaves(call: Call, emitter: Emitter, table: SSAValue, branches: Branches) -> SSAValue:

@@ -1,41 +1,13 @@
-"""Operators of `com.microsoft` that exporters write, expressed by operators of the standard."""
+"""Matrix products, activations, normalisations and fused layers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from xdsl.ir import SSAValue
 
-from stepwell.frontends.onnx.upgrades import Call, Emitter, Rule
-
-CONTRIB: dict[str, Rule] = {}
-"""Operator name to the rule that returns its results. Some appear in the default domain too."""
-
-DEFAULT_DOMAIN = {"SimplifiedLayerNormalization"}
-"""Those of them that ONNX Runtime writes into the default domain."""
-
-
-def _contrib(*ops: str) -> Callable[[Rule], Rule]:
-    def enter(rule: Rule) -> Rule:
-        CONTRIB.update(dict.fromkeys(ops, rule))
-        return rule
-
-    return enter
-
-
-def _operand(call: Call, place: int) -> SSAValue | None:
-    return call.operands[place] if place < len(call.operands) else None
-
-
-def _add(emitter: Emitter, *values: SSAValue | None) -> SSAValue:
-    first, *rest = [value for value in values if value is not None]
-    for value in rest:
-        (first,) = emitter.emit("Add", first, value)
-    return first
-
-
-def _scalar(emitter: Emitter, like: SSAValue, value: float) -> SSAValue:
-    return emitter.constant(np.array(value, emitter.dtype(like)))
+from stepwell.frontends.onnx.contrib.rules import add, contrib
+from stepwell.frontends.onnx.upgrades import Call, Emitter
+from stepwell.frontends.onnx.writing import given, operand, scalar
 
 
 def _same(*ops: str, **defaults: Any) -> None:
@@ -46,49 +18,49 @@ def _same(*ops: str, **defaults: Any) -> None:
             call.op, *call.operands, results=len(call.used), **{**defaults, **call.attributes}
         )
 
-    _contrib(*ops)(rule)
+    contrib(*ops)(rule)
 
 
 _same("Gelu", "Trilu", "QuantizeLinear", "DequantizeLinear", "Range", "LayerNormalization")
 
 
 # fused_matmul(A, B) = alpha * op(A) @ op(B)
-@_contrib("FusedMatMul", "TransposeMatMul")
+@contrib("FusedMatMul", "TransposeMatMul")
 def _fused_matmul(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
     sides: list[SSAValue] = []
-    for operand, side in zip(call.operands, "AB", strict=True):
-        assert operand is not None
-        rank = len(emitter.shape(operand))
+    for place, side in enumerate("AB"):
+        value = operand(call, place)
+        rank = len(emitter.shape(value))
         axes = list(range(rank))
         if rank > 1 and call.attributes.get(f"transBatch{side}"):
             axes = [*axes[1:-1], axes[0], axes[-1]]
         if rank > 1 and call.attributes.get(f"trans{side}"):
             axes[-2:] = [axes[-1], axes[-2]]
         if axes != list(range(rank)):
-            (operand,) = emitter.emit("Transpose", operand, perm=axes)
-        sides.append(operand)
+            (value,) = emitter.emit("Transpose", value, perm=axes)
+        sides.append(value)
     (product,) = emitter.emit("MatMul", *sides)
     if (alpha := call.attributes.get("alpha", 1.0)) == 1.0:
         return [product]
-    return emitter.emit("Mul", product, _scalar(emitter, product, alpha))
+    return emitter.emit("Mul", product, scalar(emitter, product, alpha))
 
 
-@_contrib("FastGelu")
+@contrib("FastGelu")
 def _fast_gelu(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
-    return emitter.emit("Gelu", _add(emitter, *call.operands), approximate="tanh")
+    return emitter.emit("Gelu", add(emitter, *call.operands), approximate="tanh")
 
 
-@_contrib("BiasGelu")
+@contrib("BiasGelu")
 def _bias_gelu(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
-    return emitter.emit("Gelu", _add(emitter, *call.operands), approximate="none")
+    return emitter.emit("Gelu", add(emitter, *call.operands), approximate="none")
 
 
 # quick_gelu(x) = x * sigmoid(alpha * x)
-@_contrib("QuickGelu")
+@contrib("QuickGelu")
 def _quick_gelu(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
     (data,) = call.operands
     assert data is not None
-    (scaled,) = emitter.emit("Mul", data, _scalar(emitter, data, call.attributes.get("alpha", 1.702)))
+    (scaled,) = emitter.emit("Mul", data, scalar(emitter, data, call.attributes.get("alpha", 1.702)))
     return emitter.emit("Mul", data, *emitter.emit("Sigmoid", scaled))
 
 
@@ -115,7 +87,7 @@ def _normalise(
     return result
 
 
-@_contrib("SimplifiedLayerNormalization")
+@contrib("SimplifiedLayerNormalization")
 def _simplified_layer_norm(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
     data, scale = call.operands
     assert data is not None
@@ -123,11 +95,11 @@ def _simplified_layer_norm(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
 
 
 # skip_layer_norm(x, skip) = layer_norm(x + skip + bias), and the sum itself as the fourth result
-@_contrib("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
+@contrib("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
 def _skip_layer_norm(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
     simplified = call.op == "SkipSimplifiedLayerNormalization"
-    beta, bias = (None, _operand(call, 3)) if simplified else (_operand(call, 3), _operand(call, 4))
-    total = _add(emitter, call.operands[0], call.operands[1], bias)
+    beta, bias = (None, given(call, 3)) if simplified else (given(call, 3), given(call, 4))
+    total = add(emitter, call.operands[0], call.operands[1], bias)
     result = _normalise(call, emitter, total, call.operands[2], beta, simplified)
     return [result, total, total, total][: len(call.used)]
 
@@ -146,7 +118,7 @@ def _activate(call: Call, emitter: Emitter, data: SSAValue, parameters: Sequence
     if not name:
         return data
     if name == "Clip":
-        low, high = (_scalar(emitter, data, bound) for bound in parameters)
+        low, high = (scalar(emitter, data, bound) for bound in parameters)
         return emitter.emit("Clip", data, low, high)[0]
     if name not in _ACTIVATIONS:
         raise emitter.missing(call, f"the fused activation {name!r}", "export without graph optimisations")
@@ -154,35 +126,18 @@ def _activate(call: Call, emitter: Emitter, data: SSAValue, parameters: Sequence
     return emitter.emit(name, data, **given)[0]
 
 
-@_contrib("FusedConv")
+@contrib("FusedConv")
 def _fused_conv(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
     own = {"activation", "activation_params"}
     plain = {name: value for name, value in call.attributes.items() if name not in own}
     (result,) = emitter.emit("Conv", *call.operands[:3], **plain)
-    result = _add(emitter, result, _operand(call, 3))
+    result = add(emitter, result, given(call, 3))
     return [_activate(call, emitter, result, call.attributes.get("activation_params", []))]
 
 
-@_contrib("FusedGemm")
+@contrib("FusedGemm")
 def _fused_gemm(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
     plain = {name: value for name, value in call.attributes.items() if not name.startswith("activation")}
     (result,) = emitter.emit("Gemm", *call.operands, **plain)
     names = ("activation_alpha", "activation_beta")
     return [_activate(call, emitter, result, [call.attributes[n] for n in names if n in call.attributes])]
-
-
-# The quantised element-wise operators: quantise(f(dequantise(a), dequantise(b)))
-@_contrib("QLinearAdd", "QLinearMul")
-def _quantised_binary(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
-    sides: list[SSAValue] = []
-    for at in (0, 3):
-        sides += emitter.emit("DequantizeLinear", *call.operands[at : at + 3])
-    (result,) = emitter.emit(call.op.removeprefix("QLinear"), *sides)
-    return emitter.emit("QuantizeLinear", result, *call.operands[6:8])
-
-
-@_contrib("QLinearSigmoid", "QLinearLeakyRelu")
-def _quantised_unary(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
-    (data,) = emitter.emit("DequantizeLinear", *call.operands[:3])
-    (result,) = emitter.emit(call.op.removeprefix("QLinear"), data, **call.attributes)
-    return emitter.emit("QuantizeLinear", result, *call.operands[3:5])
