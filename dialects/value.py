@@ -24,6 +24,8 @@ from xdsl.utils.exceptions import VerifyException
 
 from stepwell.dialects.graph import STRING
 from stepwell.dialects.graph.types import numpy_dtype
+from stepwell.dialects.text import STRING as TEXT
+from stepwell.resources import dtype_of
 
 
 @irdl_attr_definition
@@ -45,7 +47,8 @@ def _verify_element(op: IRDLOperation, element: Attribute, type: Attribute) -> N
         want = numpy_dtype(element)
     except ValueError:
         raise VerifyException(f"{element} is no element type of tensors") from None
-    if element == STRING or numpy_dtype(type.element_type).itemsize != want.itemsize:
+    same = element == STRING or dtype_of(type.element_type).itemsize == want.itemsize
+    if (element == STRING) != (type.element_type == TEXT) or not same:
         raise VerifyException(f"elements of type {element} are not held as {type.element_type}")
 
 
@@ -194,7 +197,9 @@ _DLPACK_FLOATS = {
 
 
 def dlpack_type(element: Attribute) -> tuple[int, int]:
-    """DLPack's code and width of a type of the graph level, as the tables of a library have them."""
+    """DLPack's code and width of a type of the graph level, as the tables of a library have them; ours of strings."""
+    if element == STRING:
+        return 255, 128
     if element == i1:
         return 6, 8
     if isinstance(element, IntegerType):

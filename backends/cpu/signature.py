@@ -65,12 +65,6 @@ def canonical_signature(
     """
 
     def slots(role: str) -> list[dict[str, Any]]:
-        for slot in signature.get(role, ()):
-            if slot["dtype"] == "string" and layers_of(slot.get("kind", TENSOR)):
-                raise CompileError(
-                    f"signature: '{slot['name']}' is a {slot['kind']} of strings, which cannot cross the interface;"
-                    " pass tensors of strings"
-                )
         return [
             {
                 "name": str(slot["name"]),

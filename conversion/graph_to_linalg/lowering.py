@@ -155,7 +155,7 @@ def _unknown_kind(op: Operation) -> Attribute | None:
         if isinstance(type, SequenceType | OptionalType):
             return type
         element = getattr(type, "element_type", type)
-        if element == STRING and (type is not value.type or op.name not in ON_STRINGS):
+        if element == STRING and op.name not in ON_STRINGS and op.name not in VALUE_OPS:
             return element
     return None
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 from xdsl.context import Context
-from xdsl.dialects.builtin import StringAttr, TensorType
+from xdsl.dialects.builtin import StringAttr, TensorType, UnrankedTensorType
 from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import BaseAttr
 from xdsl.utils.exceptions import VerifyException
@@ -18,6 +18,7 @@ from stepwell.dialects.graph import (
     ConstantOp,
     Dim,
     GraphOp,
+    NothingType,
     OptionalType,
     SequenceType,
     dims_of,
@@ -128,6 +129,8 @@ def type_proto(type: Attribute) -> onnx.TypeProto:
         return onnx.helper.make_sequence_type_proto(type_proto(type.element))
     if isinstance(type, OptionalType):
         return onnx.helper.make_optional_type_proto(type_proto(type.element))
+    if isinstance(type, UnrankedTensorType | NothingType):
+        return onnx.helper.make_tensor_type_proto(_NUMBER_OF[type.element_type], None)
     assert isinstance(type, TensorType)
     extents = [extent if isinstance(extent, int) else str(extent) for extent in dims_of(type)]
     return onnx.helper.make_tensor_type_proto(_NUMBER_OF[type.element_type], extents)

@@ -1,7 +1,9 @@
 /* Sequences and optionals: immutable values, made during a run, that live until the next one begins.
  *
  * A value is a `const stepwell_value *`. What an absent optional is, its kind says; an optional that holds something
- * is what it holds. Operations make new values and share elements. */
+ * is what it holds. Operations make new values and
+ * share elements. During a run a tensor of strings is one of elements of 16 bytes; at the interface it has a kind of its
+ * own. */
 #include "internal.h"
 
 /* The array behind a sequence. Sequences share it: each sees its own first `count` elements, and one that sees all
@@ -20,6 +22,8 @@ static size_t align(size_t bytes) { return (bytes + ALIGNMENT - 1) / ALIGNMENT *
 
 /* What the data of a tensor without elements points to: kernels may read an element and throw it away. */
 static _Alignas(ALIGNMENT) const char nothing[ALIGNMENT];
+
+static const DLDataType STRING_TYPE = {STEPWELL_STRING_CODE, 8 * sizeof(stepwell_string), 1};
 
 static const char *kind_name(int32_t kind) {
   static const char *const names[] = {"an absent value", "a tensor", "a tensor of strings", "a sequence"};
@@ -60,13 +64,43 @@ static stepwell_slot element_slot(const stepwell_slot *s, size_t position, char 
 
 static int check_element(stepwell_context *c, const stepwell_slot *s, const stepwell_value *v) {
   static const int64_t any[MAX_RANK] = {[0 ... MAX_RANK - 1] = STEPWELL_ANY};
-  if (s->rank >= 0 || v->kind != STEPWELL_TENSOR) return check_tensor(c, s, v, true);
+  bool text = s->code == STEPWELL_STRING_CODE;
+  if (s->rank >= 0 || v->kind != (text ? STEPWELL_STRINGS : STEPWELL_TENSOR)) return check_tensor(c, s, v, true);
   stepwell_slot slot = *s;
-  slot.rank = v->as.tensor.ndim;
+  slot.rank = text ? v->as.strings.ndim : v->as.tensor.ndim;
   slot.dims = any;
   if (slot.rank < 0 || slot.rank > MAX_RANK)
     return fail(c, "input '%s': rank %d, expected 0 to %d", s->name, slot.rank, MAX_RANK);
   return check_tensor(c, &slot, v, true);
+}
+
+static size_t string_count(const stepwell_string_tensor *t) {
+  size_t count = 1;
+  for (int i = 0; i < t->ndim; i++) count *= (size_t)t->shape[i];
+  return count;
+}
+
+/* String `i` of a table of any alignment. */
+static stepwell_string string_at(const void *table, size_t i) {
+  stepwell_string text;
+  memcpy(&text, (const char *)table + i * sizeof text, sizeof text);
+  return text;
+}
+
+static size_t string_bytes(const void *table, size_t count) {
+  size_t bytes = 0;
+  for (size_t i = 0; i < count; i++) bytes += string_at(table, i).length;
+  return bytes;
+}
+
+/* Copy strings with their bytes, which go to `bytes`. */
+static void copy_strings(stepwell_string *to, const void *table, size_t count, char *bytes) {
+  for (size_t i = 0; i < count; i++) {
+    stepwell_string text = string_at(table, i);
+    if (text.length) memcpy(bytes, text.data, text.length);
+    to[i] = (stepwell_string){bytes, text.length};
+    bytes += text.length;
+  }
 }
 
 /* Check `v` against the slot, and add up the bytes that `copy_value` will take. */
@@ -92,6 +126,13 @@ static int measure_value(stepwell_context *c, const stepwell_slot *s, const step
     return 0;
   }
   if (check_element(c, s, v)) return 1;
+  if (v->kind == STEPWELL_STRINGS) {
+    const stepwell_string_tensor *t = &v->as.strings;
+    size_t count = string_count(t);
+    *bytes += align(2 * (size_t)t->ndim * sizeof(int64_t)) + align(count * sizeof *t->data);
+    *bytes += align(string_bytes(t->data, count));
+    return 0;
+  }
   const DLTensor *t = &v->as.tensor;
   *bytes += align(2 * (size_t)t->ndim * sizeof(int64_t));
   if (tensor_bytes(t) && needs_copy(c, t)) *bytes += align(tensor_bytes(t));
@@ -137,6 +178,14 @@ static void copy_value(stepwell_context *c, const stepwell_value *v, stepwell_va
     array->capacity = array->used = q->count;
     own->as.sequence = (stepwell_sequence){array->values, q->count};
     for (size_t i = 0; i < q->count; i++) copy_value(c, &q->values[i], &array->values[i], cursor);
+  } else if (v->kind == STEPWELL_STRINGS) {
+    const stepwell_string_tensor *t = &v->as.strings;
+    size_t count = string_count(t);
+    int64_t *shape = take(cursor, 2 * (size_t)t->ndim * sizeof(int64_t));
+    stepwell_string *strings = count ? take(cursor, count * sizeof *strings) : (stepwell_string *)nothing;
+    copy_strings(strings, t->data, count, take(cursor, string_bytes(t->data, count)));
+    own->kind = STEPWELL_TENSOR;
+    fill_tensor(&own->as.tensor, STRING_TYPE, t->ndim, t->shape, shape, strings);
   } else if (v->kind == STEPWELL_TENSOR) {
     const DLTensor *t = &v->as.tensor;
     int64_t *shape = take(cursor, 2 * (size_t)t->ndim * sizeof(int64_t));
@@ -152,7 +201,8 @@ int bind_value(stepwell_context *c, int index, const stepwell_value *v) {
   const stepwell_slot *s = &stepwell_model.inputs[index];
   size_t bytes = align(sizeof(stepwell_value));
   if (measure_value(c, s, v, &bytes)) return 1;
-  block *memory = &c->staging[index];
+  /* Strings of other inputs may lie in what this one was made of in the last run. */
+  block *memory = s->code == STEPWELL_STRING_CODE ? &c->fresh[index] : &c->staging[index];
   if (!block_reserve(memory, bytes)) return fail(c, "out of memory: %zu bytes for input '%s'", bytes, s->name);
   char *cursor = memory->data;
   stepwell_value *own = take(&cursor, sizeof *own);
@@ -185,6 +235,18 @@ static int export_value(stepwell_context *c, const stepwell_value *v, stepwell_v
     out->as.sequence.values = values;
     for (size_t i = 0; i < count; i++)
       if (export_value(c, &v->as.sequence.values[i], &values[i])) return 1;
+  } else if (v->kind == STEPWELL_TENSOR && v->as.tensor.dtype.code == STEPWELL_STRING_CODE) {
+    const DLTensor *t = &v->as.tensor;
+    size_t count = tensor_bytes(t) / sizeof(stepwell_string);
+    stepwell_string *strings = stepwell_rt_alloc(c, (int64_t)tensor_bytes(t));
+    char *bytes = stepwell_rt_alloc(c, (int64_t)string_bytes(t->data, count));
+    int64_t *shape = stepwell_rt_alloc(c, t->ndim * (int64_t)sizeof *shape);
+    if (!strings || !bytes || !shape) return 1;
+    copy_strings(strings, t->data, count, bytes);
+    for (int i = 0; i < t->ndim; i++) shape[i] = t->shape[i];
+    memset(out, 0, sizeof *out);
+    out->kind = STEPWELL_STRINGS;
+    out->as.strings = (stepwell_string_tensor){strings, shape, t->ndim};
   } else if (v->kind == STEPWELL_TENSOR && !lies_in_chunks(c, v->as.tensor.data)) {
     const DLTensor *t = &v->as.tensor;
     int64_t *shape = stepwell_rt_alloc(c, 2 * t->ndim * (int64_t)sizeof *shape);

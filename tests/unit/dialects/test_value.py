@@ -66,6 +66,7 @@ def test_numbers_of_element_types_are_those_of_the_tables():
         if element != STRING:
             name = canonical_dtype(numpy_dtype(element).name)
             assert dlpack_type(element) == DTYPES[name], name
+    assert dlpack_type(STRING) == DTYPES["string"]
 
 
 def test_joined_types():
