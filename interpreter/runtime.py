@@ -4,6 +4,7 @@ import secrets
 
 import numpy as np
 
+from stepwell.interpreter import images
 from stepwell.interpreter.machine import RUNTIME
 
 
@@ -12,3 +13,22 @@ def _random_key(key: np.ndarray) -> None:
 
 
 RUNTIME["stepwell_rt_random_key"] = _random_key
+
+
+def _image_size(stream: np.ndarray, found: np.ndarray) -> None:
+    try:
+        found[...] = (0, *images.decode(stream.tobytes()).shape[:2])
+    except images.ImageError as error:
+        found[...] = (error.status, 0, 0)
+
+
+def _image_decode(stream: np.ndarray, pixels: np.ndarray, status: np.ndarray) -> None:
+    try:
+        pixels[...] = images.decode(stream.tobytes()).view(pixels.dtype)
+        status[...] = 0
+    except images.ImageError as error:
+        status[...] = error.status
+
+
+RUNTIME["stepwell_rt_image_size"] = _image_size
+RUNTIME["stepwell_rt_image_decode"] = _image_decode

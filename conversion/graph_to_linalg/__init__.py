@@ -14,6 +14,7 @@ from stepwell.conversion.graph_to_linalg import (
     convolution,
     data_movement,
     elementwise,
+    images,
     indexing,
     linear_algebra,
     normalization,
@@ -36,7 +37,7 @@ from stepwell.conversion.graph_to_linalg.lowering import LOWERINGS, Lowering, lo
 
 __all__ = [
     "LOWERINGS", "GraphToLinalgPass", "Lowering", "contraction", "control", "convolution", "data_movement",
-    "elementwise", "indexing", "linear_algebra", "lowers", "normalization", "pooling", "quantization", "randomness",
+    "elementwise", "images", "indexing", "linear_algebra", "lowers", "normalization", "pooling", "quantization", "randomness",
     "recurrent", "reduction", "resize", "sampling", "selection", "sequences", "signals", "sorting", "text", "trees",
 ]  # fmt: skip
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from stepwell.dialects.graph import GraphOp
+from stepwell.errors import RunError
+from stepwell.interpreter import images
 from stepwell.interpreter.graph.evaluation import evaluates
 
 Array = Any
@@ -353,3 +355,15 @@ def _deform_conv(
     if bias is not None:
         y = y + bias.reshape(-1, *[1] * space)
     return y.astype(x.dtype)
+
+
+@evaluates("image_decoder")
+def _image_decoder(op: GraphOp, stream: Array) -> Array:
+    try:
+        pixels = images.decode(stream.tobytes())
+    except images.ImageError as error:
+        raise RunError(f"{op.name}: {error}") from None
+    order = op.get("pixel_format")
+    return (
+        images.luminance(pixels) if order == "Grayscale" else pixels[..., ::-1] if order == "BGR" else pixels
+    )

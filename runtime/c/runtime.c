@@ -4,6 +4,8 @@
 #include "check.c"
 #include "context.c"
 #include "cpu.c"
+#include "images.c"
+#include "jpeg.c"
 #include "memory.c"
 #include "pool.c"
 #include "random.c"

@@ -42,6 +42,8 @@ const stepwell_value *stepwell_rt_erase(stepwell_context *context, const stepwel
 int32_t stepwell_rt_output_value(stepwell_context *context, int64_t index, const stepwell_value *value);
 
 /* Kernels that the runtime defines; generated code launches them as it does its own, as one tile. */
+void stepwell_rt_image_size(void *const *buffers, const int64_t *dims, int64_t begin, int64_t end, void *scratch);
+void stepwell_rt_image_decode(void *const *buffers, const int64_t *dims, int64_t begin, int64_t end, void *scratch);
 void stepwell_rt_random_key(void *const *buffers, const int64_t *dims, int64_t begin, int64_t end, void *scratch);
 
 /* What the ops of the `text` dialect call, one function an op (text.c): 0, or nonzero with the error set. */
