@@ -60,6 +60,7 @@ from stepwell.frontends.onnx.reading import (
     read_model,
     sparse_array_of,
 )
+from stepwell.frontends.onnx.training import TRAINING, TRAINING_DOMAIN
 from stepwell.frontends.onnx.upgrades import UPGRADES, Call, upgrade
 from stepwell.frontends.onnx.vetting import (
     MAX_NODES,
@@ -153,6 +154,7 @@ class Importer:
         self.functions: dict[FunctionKey, onnx.FunctionProto] = {key_of(f): f for f in model.functions}
         self.last_constant: Operation | None = None
         self.known_constants: dict[tuple[Any, ...], SSAValue] = {}
+        self.scope = _Scope()
         self.main = self.block = Block()
         # Symbols are counted function by function, so the block is in one from the start.
         self.function = FuncOp("main", FunctionType.from_lists([], []), Region(self.main))
@@ -373,8 +375,8 @@ class Importer:
             return True
         if domain == "com.microsoft" or (not domain and node.op_type in DEFAULT_DOMAIN):
             return node.op_type in CONTRIB or node.op_type in building.operators_of(domain)
-        if domain == CLASSICAL_DOMAIN:
-            return node.op_type in CLASSICAL
+        if domain in _RULES_BY_DOMAIN:
+            return node.op_type in _RULES_BY_DOMAIN[domain]
         if domain and node.op_type in building.operators_of(domain):
             return True
         schema = _schema(node.op_type, domain, versions.get(domain, 1))
@@ -417,7 +419,8 @@ class Importer:
         versions: Mapping[str, int],
         bindings: Mapping[str, Any],
     ) -> None:
-        inside = self.location
+        inside, around = self.location, self.scope
+        self.scope = scope
         for index, node in sorted_nodes(nodes, scope, self.label):
             self.nodes += 1
             self.where = where = node_place(self.label, node, index)
@@ -436,7 +439,7 @@ class Importer:
             for name, result in zip(node.output, results, strict=False):
                 if name and result is not None:
                     scope.values[name] = result
-        self.location = inside
+        self.location, self.scope = inside, around
 
     def _attributes(
         self,
@@ -540,9 +543,9 @@ class Importer:
         assert schema is not None, "missing operators were reported before"
         self._check(call, schema)
         _fill_defaults(call.attributes, schema)
-        if call.domain == CLASSICAL_DOMAIN:
-            results = CLASSICAL[call.op](call, self)
-            assert results is not None, "a rule of classical machine learning makes its results"
+        if call.domain in _RULES_BY_DOMAIN:
+            results = _RULES_BY_DOMAIN[call.domain][call.op](call, self)
+            assert results is not None, "a rule of another domain makes its results"
             return list(results)
         if not call.domain:
             if call.op == "Constant":
@@ -649,6 +652,10 @@ class Importer:
         used = [True] * len(function.output)
         made = self._inline(function, operands, {}, {"": NEWEST_OPSET}, used)
         return [value for value in made if value is not None]
+
+    def named(self, name: str) -> SSAValue:
+        """The value that the nodes at hand call `name`."""
+        return self._find(name, self.scope, self.where)
 
     def shape(self, value: SSAValue) -> list[Any]:
         return list(dims_of(value.type))
@@ -849,6 +856,8 @@ def _declared(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:
 _REFUSALS = (VerifyException, PassFailedException, ValueError, TypeError, IndexError, KeyError, AssertionError,
          AttributeError, ZeroDivisionError, OverflowError, NotImplementedError)  # fmt: skip
 """What building an op may raise on a model that breaks its operator's rules."""
+
+_RULES_BY_DOMAIN = {CLASSICAL_DOMAIN: CLASSICAL, TRAINING_DOMAIN: TRAINING}
 
 _IMPORTED_SPECIALLY = {"Constant", *(op for op, rules in UPGRADES.items() if rules[-1][0] == 1 << 30)}
 
