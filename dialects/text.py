@@ -12,6 +12,7 @@ On buffers it has no result. Constants are bytes and offsets: string `i` is `byt
 """
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any, ClassVar, TypeVar
 
 from xdsl.dialects.builtin import (
@@ -53,6 +54,8 @@ class StringType(ParametrizedAttribute, TypeAttribute):
 
 
 STRING = StringType()
+
+_BYTES, _LEAST_STATES = 256, 2
 
 
 class TextOp(IRDLOperation):
@@ -170,6 +173,14 @@ class FindOp(TextOp):
 
 
 @_operation
+class RankOp(TextOp):
+    """For each string, how many different ones of the operand stand before it in the order of their bytes."""
+
+    name = "text.rank"
+    INPUTS, OUTPUT, ELEMENTWISE = (STRING,), i64, 1
+
+
+@_operation
 class MatchOp(TextOp):
     """
     Whether an automaton over bytes accepts each string. `classes` gives each of the 256 bytes its column in the table
@@ -178,6 +189,15 @@ class MatchOp(TextOp):
 
     name = "text.match"
     INPUTS, OUTPUT, ELEMENTWISE = (STRING, i8, i32, i1), i1, 1
+
+    def verify_(self) -> None:
+        super().verify_()
+        classes, following, states = (prod(value.type.get_shape()) for value in self.inputs[1:])  # pyright: ignore
+        if classes != _BYTES or states < _LEAST_STATES or following % states:
+            raise VerifyException(
+                f"{classes} classes, {following} next states and {states} states are no automaton: it has {_BYTES}"
+                f" classes, {_LEAST_STATES} states or more, and as many next states for each"
+            )
 
 
 @_operation

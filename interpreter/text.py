@@ -123,6 +123,13 @@ def _find(machine: Machine, op: Any, x: np.ndarray, data: np.ndarray, offsets: n
     return [places.get(to_bytes(s), -1) for s in x.ravel()]
 
 
+@_means("rank")
+def _rank(machine: Machine, op: Any, x: np.ndarray) -> Iterable[Any]:
+    words = [to_bytes(s) for s in x.ravel()]
+    ranks = {word: rank for rank, word in enumerate(sorted(set(words)))}
+    return [ranks[word] for word in words]
+
+
 @_means("match")
 def _match(
     machine: Machine, op: Any, x: np.ndarray, classes: np.ndarray, following: np.ndarray, accepts: np.ndarray

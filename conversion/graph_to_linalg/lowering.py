@@ -79,9 +79,9 @@ ON_STRINGS = frozenset(
     f"graph.{name}"
     for name in """
         cast cast_like compress concat constant depth_to_space equal expand flatten gather gather_elements gather_nd
-        identity if label_encoder loop pad regex_full_match reshape reverse_sequence scan scatter_elements scatter_nd
+        identity if label_encoder loop one_hot pad regex_full_match reshape reverse_sequence scan scatter_elements scatter_nd
         shape size slice space_to_depth split squeeze string_concat string_normalizer string_split tf_idf_vectorizer
-        tile transpose unsqueeze where
+        tile transpose unique unsqueeze where
     """.split()
 )
 """Operators whose operands or results may be strings."""

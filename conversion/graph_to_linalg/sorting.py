@@ -7,10 +7,12 @@ from xdsl.dialects import arith, scf, tensor
 from xdsl.dialects.builtin import AnyFloat, i1, i64
 from xdsl.ir import Block, Region, SSAValue
 
+from stepwell.conversion.graph_to_linalg import text
 from stepwell.conversion.graph_to_linalg.indexing import loop
 from stepwell.conversion.graph_to_linalg.lowering import INDEX, Lowering, dims, lowers
 from stepwell.conversion.graph_to_linalg.scalar import Body, Scalar
 from stepwell.dialects.graph.shape import Dim, product
+from stepwell.dialects.text import STRING, RankOp
 
 Precedes = Callable[[SSAValue, SSAValue], SSAValue]
 """Whether the element at the first index must stand before that at the second; makes its ops where it is called."""
@@ -151,7 +153,10 @@ def _unique(low: Lowering, op: Any) -> list[SSAValue]:
     count = shape[axis]
     front = [axis, *(a for a in range(len(shape)) if a != axis)]
     rows = low.reshape(low.transpose(x, front), (count, product(shape[a] for a in front[1:])))
-    compared = _Rows(low, rows, low.unsigned(op)[0])
+    if low.element(rows) == STRING:
+        compared = _Rows(low, text.apply(low, RankOp, [rows], low.shape(rows)), False)
+    else:
+        compared = _Rows(low, rows, low.unsigned(op)[0])
     order = stable_order(low, count, compared.precedes)
     firsts, inverse = low.empty((count,), INDEX), low.empty((count,), INDEX)
     counts = low.fill(0, (count,), i64)

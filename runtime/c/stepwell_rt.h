@@ -57,6 +57,7 @@ int stepwell_rt_text_map(stepwell_context *, const stepwell_string *x, int64_t, 
                          stepwell_string *out, int64_t);
 int stepwell_rt_text_find(stepwell_context *, const stepwell_string *x, int64_t, const char *bytes, int64_t,
                           const int64_t *offsets, int64_t, int64_t *out, int64_t);
+int stepwell_rt_text_rank(stepwell_context *, const stepwell_string *x, int64_t, int64_t *out, int64_t);
 int stepwell_rt_text_match(stepwell_context *, const stepwell_string *x, int64_t, const uint8_t *classes, int64_t,
                            const int32_t *next, int64_t, const uint8_t *accepts, int64_t, uint8_t *out, int64_t);
 int stepwell_rt_text_count(stepwell_context *, const stepwell_string *x, int64_t, const char *delimiter, int64_t,

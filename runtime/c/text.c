@@ -132,6 +132,30 @@ int stepwell_rt_text_find(stepwell_context *c, strings x, int64_t n, const char 
   return 0;
 }
 
+typedef struct {
+  string text;
+  int64_t place;
+} placed;
+
+static int compare_placed(const void *a, const void *b) {
+  const string *x = &((const placed *)a)->text, *y = &((const placed *)b)->text;
+  return order(x->data, x->length, y->data, y->length);
+}
+
+/* For each string, how many different ones stand before it in the order of their bytes. */
+int stepwell_rt_text_rank(stepwell_context *c, strings x, int64_t n, int64_t *out, int64_t k) {
+  (void)n;
+  placed *sorted = (placed *)text_bytes(c, (size_t)k * sizeof *sorted);
+  if (!sorted) return 1;
+  for (int64_t i = 0; i < k; i++) sorted[i] = (placed){x[i], i};
+  qsort(sorted, (size_t)k, sizeof *sorted, compare_placed);
+  for (int64_t i = 0, rank = 0; i < k; i++) {
+    if (i && compare_placed(&sorted[i - 1], &sorted[i])) rank++;
+    out[sorted[i].place] = rank;
+  }
+  return 0;
+}
+
 /* An automaton over bytes: state 0 never accepts, state 1 is the first; a row of `next` has one entry a class. */
 int stepwell_rt_text_match(stepwell_context *c, strings x, int64_t n, const uint8_t *classes, int64_t n_classes,
                            const int32_t *next, int64_t n_next, const uint8_t *accepts, int64_t states, uint8_t *out,
