@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -131,6 +131,28 @@ def warn_of_unwritten(console: Console, unwritten: int) -> None:
             f"{console.tool}: warning: the values of {unwritten} new constants are not written;"
             " use --resources FILE or -o FILE\n"
         )
+
+
+def spelled_out(argv: Sequence[str] | None) -> list[str]:
+    """The arguments, with `--remarks` alone as `--remarks=all`: argparse would take the next word for its value."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    return ["--remarks=all" if word == "--remarks" else word for word in given]
+
+
+@contextlib.contextmanager
+def remarks_to(stream: IO[str], wanted: str | None) -> Iterator[None]:
+    """Write the remarks that `--remarks` asks for to `stream` when the passes are done, or have failed."""
+    if wanted is None:
+        yield
+        return
+    from stepwell.remarks import Choice, collected
+
+    choice = Choice.of(wanted)
+    with collected() as remarks:
+        try:
+            yield
+        finally:
+            stream.write(choice.text(remarks))
 
 
 class _Parser(argparse.ArgumentParser):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from stepwell import __version__
 from stepwell.errors import CompileError, Error, InternalError, RunError
+from stepwell.tools.console import remarks_to, spelled_out
 from stepwell.tools.values import arrays_of, describe, describe_entry, random_inputs, read_inputs
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def main(
 ) -> int:
     """Run the command; returns its exit code: 0 ok, 1 the user, 2 unsupported, 3 our fault."""
     out, err = stdout or sys.stdout, stderr or sys.stderr
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = spelled_out(argv)
     debug = "--debug" in arguments
     try:
         options = _parser().parse_args(arguments)
@@ -90,6 +91,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--emit", metavar="STAGE", help="stop at: " + ", ".join(_emits()) + " (default: so)")
     command.add_argument("--dump-dir", metavar="DIR", help="write the IR of every stage into DIR")
     command.add_argument("--print-pipeline", action="store_true", help="print the stepwell-opt pipeline")
+    command.add_argument(
+        "--remarks",
+        metavar="missed|applied|all[:json]",
+        help="say what was fused, vectorised, chosen, copied, and what could not be (all)",
+    )
     command.add_argument("--timing", action="store_true", help="print the seconds of each pass")
     command.add_argument("--report", action="store_true", help="print kernels, weights and memory")
     command.add_argument("--verify-each", action="store_true", help="verify the IR after every pass")
@@ -278,7 +284,7 @@ def _compile(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
         print(compilation.pipeline(level), file=out)
         return 0
     started = time.perf_counter()
-    with _progress(err) as compilation.progress:
+    with remarks_to(err, arguments.remarks), _progress(err) as compilation.progress:
         compilation.read(arguments.model)
         if arguments.dump_dir:
             _dump(compilation, Path(arguments.dump_dir), level)

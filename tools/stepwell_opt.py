@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
 
-from stepwell.tools.console import Console, Exit, module_text_of, warn_of_unwritten
+from stepwell.tools.console import Console, Exit, module_text_of, spelled_out, warn_of_unwritten
 
 if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
@@ -76,8 +76,9 @@ def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.N
     add("--mlir-print-op-generic", action="store_true", help="print every op in generic form")
     add("--print-debuginfo", "--mlir-print-debuginfo", action="store_true", help="print locations")
     add("--timing", action="store_true", help="print the time of every pass")
+    add("--remarks", metavar="missed|applied|all[:json]", help="say what passes did and could not do (all)")
     add("--debug", action="store_true", help="show tracebacks")
-    options = parser.parse(argv)  # pyright: ignore[reportAttributeAccessIssue]
+    options = parser.parse(spelled_out(argv))  # pyright: ignore[reportAttributeAccessIssue]
     if options.help is not None and not options.help:
         console.stdout.write(parser.format_help())
         raise Exit(0)
@@ -167,6 +168,7 @@ class _Run:
 
         from stepwell.compat import print_module
         from stepwell.pipelines import run_pipeline
+        from stepwell.tools.console import remarks_to
 
         options = self.options
         started, text_before = 0.0, ""
@@ -188,7 +190,10 @@ class _Run:
             if options.print_ir_after_all or changed or stage.instance.name in options.print_ir_after:
                 show(stage, "after")
 
-        run_pipeline(ctx, module, stages, before=before, after=after, verify_each=not options.no_verify_each)
+        with remarks_to(self.stderr, options.remarks):
+            run_pipeline(
+                ctx, module, stages, before=before, after=after, verify_each=not options.no_verify_each
+            )
 
     # What is wrong
 

@@ -32,6 +32,7 @@ from stepwell.dialects.scf import ForallOp, InParallelOp
 from stepwell.dialects.tensor import ParallelInsertSliceOp
 from stepwell.dialects.text import TEXT, TextOp
 from stepwell.dialects.value import UnwrapOp, WrapOp
+from stepwell.remarks import missed
 
 OUTPUT_KEY = "stepwell.output"
 """On the `memref.alloc` of a returned buffer: the number of the result."""
@@ -205,7 +206,8 @@ class FunctionRewriter:
     def _new_like(self, value: SSAValue, before: Operation) -> SSAValue:
         return self._allocate(memref_of(value.type), self._extents(value, before), before)
 
-    def _copy_of(self, value: SSAValue, before: Operation) -> SSAValue:
+    def _copy_of(self, value: SSAValue, before: Operation, why: str) -> SSAValue:
+        missed(before, f"{_shown(value)} is copied: {why}")
         new = self._new_like(value, before)
         self._emit(memref.CopyOp(self.mem[value], new), before)
         return new
@@ -217,7 +219,7 @@ class FunctionRewriter:
             return self.mem[value]
         if isinstance(value.owner, tensor.EmptyOp) and isinstance(op, func.CallOp | TextOp):
             return self.mem[value]
-        return self._copy_of(value, op)
+        return self._copy_of(value, op, f"{op.name} writes to it, and its old contents are read later")
 
     def _cast(self, value: SSAValue, type: Attribute, before: Operation) -> SSAValue:
         assert isinstance(type, MemRefType)
@@ -229,7 +231,7 @@ class FunctionRewriter:
         """`value` as the row-major `type`, copied where it is a slice with gaps."""
         assert isinstance(value.type, MemRefType)
         if not isinstance(value.type.layout, NoneAttr):
-            value = self._copy_of(tensor_value, before)
+            value = self._copy_of(tensor_value, before, "a slice with gaps goes where rows lie side by side")
         return self._cast(value, type, before)
 
     # Blocks
@@ -384,7 +386,7 @@ class FunctionRewriter:
         source = self.mem[op.src]
         type = _collapsed_type(source.type, op.reassociation, op.result.type)
         if type is None:
-            source = self._copy_of(op.src, op)
+            source = self._copy_of(op.src, op, "dims with gaps between them are joined")
             type = memref_of(op.result.type)
         self.mem[op.result] = self._value(_collapse_shape(source, op.reassociation, type), op)
 
@@ -428,8 +430,12 @@ class FunctionRewriter:
         if isinstance(op, ParallelInsertSliceOp) and (
             self.aliases.buffer[op.source] is self.aliases.buffer[op.dest]
         ):
-            source = self._copy_of(op.source, before)
+            source = self._copy_of(op.source, before, "it is inserted into the tensor that it is a part of")
         assert isinstance(op.source.type, TensorType)
+        missed(
+            before,
+            f"{_shown(op.source)} is copied: its producer could not write to the place it is inserted at",
+        )
         view = self._subview(destination, op, op.source.type, before)
         self._emit(memref.CopyOp(source, view), before)
 
@@ -518,7 +524,7 @@ class FunctionRewriter:
         buffer = id(self.aliases.buffer[value])
         memory = self.mem[value]
         if not self._fresh(value, scope) or buffer in given:
-            memory = self._copy_of(value, last)
+            memory = self._copy_of(value, last, "it leaves its region, and its buffer is in use outside")
         given.add(buffer)
         return self._cast(memory, memref_of(type), last)
 
@@ -531,9 +537,15 @@ class FunctionRewriter:
                 continue
             memory = self.mem[value]
             if (terminator, index) in self.aliases.swaps:
-                memory = self._copy_of(value, terminator)
+                memory = self._copy_of(
+                    value, terminator, "values change places from one iteration to the next"
+                )
             sources.append((memory, self.mem[argument]))
         for source, destination in sources:
+            missed(
+                terminator,
+                "a value is copied at the end of an iteration: it was made in another buffer than the loop's",
+            )
             self._emit(memref.CopyOp(source, destination), terminator)
 
     def _enter_loop(self, op: Operation, index: int, arg: BlockArgument) -> SSAValue | None:
@@ -848,6 +860,7 @@ class FunctionRewriter:
             for value, argument in zip(list(last.operands), arguments, strict=False):
                 origin = self.mem[self.aliases.whole[value]]
                 if origin is not argument:
+                    missed(last, f"{_shown(value)} is copied: the kernel returns what lies in another buffer")
                     self._emit(memref.CopyOp(self.mem[value], argument), last)
             _replace_terminator(last, func.ReturnOp())
             return
@@ -862,6 +875,7 @@ class FunctionRewriter:
                 )
                 alloc.attributes[OUTPUT_KEY] = IntegerAttr(i, i64)
                 self.output_buffers[i] = self._value(alloc, last)
+                missed(last, f"output {i} is copied: it is an input, a constant or another output as well")
                 self._emit(memref.CopyOp(self.mem[value], self.output_buffers[i]), last)
             values.append(self._cast(self.output_buffers[i], memref_of(value.type), last))
         _replace_terminator(last, func.ReturnOp(*values))
@@ -981,3 +995,8 @@ def _collapsed_type(source: Attribute, reassociation: Attribute, result: Attribu
                 return None
         collapsed.append(strides[dims[-1]])
     return MemRefType(type.element_type, type.shape, StridedLayoutAttr(collapsed, offset))
+
+
+def _shown(value: SSAValue) -> str:
+    """A value as a remark names it."""
+    return f"%{value.name_hint} : {value.type}" if value.name_hint else f"a {value.type}"

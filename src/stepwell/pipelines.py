@@ -30,6 +30,7 @@ from stepwell.pipeline_text import (
     quoted,
 )
 from stepwell.registry import PASSES
+from stepwell.remarks import begin_pass
 from stepwell.verification import verify_module
 
 LEVELS = ("graph", "tensor", "kernels", "loops", "memref", "llvm")
@@ -331,6 +332,7 @@ def run_pipeline(
     for stage in stages:
         if before is not None:
             before(stage, module)
+        begin_pass(stage.instance.name)
         try:
             with deep_recursion(), rare_collections():
                 stage.apply(ctx, module)

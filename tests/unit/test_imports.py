@@ -29,7 +29,7 @@ PACKAGES = (
 
 # A module may import what stands in its own line or in one above it.
 ORDER = (
-    ("errors", "files", "diagnostics", "resources", "compat", "dominance", "effects", "verification", "ir_files", "rewriting", "targets"),
+    ("errors", "files", "diagnostics", "remarks", "resources", "compat", "dominance", "effects", "verification", "ir_files", "rewriting", "targets"),
     ("dialects",),
     ("interpreter",),
     ("transforms",),

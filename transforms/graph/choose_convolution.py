@@ -11,6 +11,7 @@ from xdsl.passes import ModulePass
 from stepwell.dialects.graph import ConstantOp, GraphOp, dims_of
 from stepwell.dialects.graph.core import int_attr
 from stepwell.dialects.stepwell import target_of
+from stepwell.remarks import applied, listening, missed
 from stepwell.targets import Target
 from stepwell.transforms.graph.emitter import element_type, static_shape
 
@@ -43,24 +44,47 @@ class ChooseConvolutionPass(ModulePass):
         for conv in op.walk():
             if isinstance(conv, GraphOp) and conv.ONNX_NAME == "Conv":
                 tile = 0
-                if target.fp != "strict" and _is_possible(conv):
-                    tile = _fastest(conv, target) if self.tile == "auto" else int(self.tile)
+                obstacle = _obstacle(conv) if target.fp != "strict" else "fp=strict keeps the order of sums"
+                if obstacle is None:
+                    costs = _costs(conv, target)
+                    tile = min(costs, key=costs.__getitem__) if self.tile == "auto" else int(self.tile)
+                    if listening():
+                        _remark(conv, tile, costs)
+                else:
+                    missed(conv, f"direct convolution: {obstacle}")
                 conv.properties["winograd"] = int_attr(tile)
 
 
-def _is_possible(conv: GraphOp) -> bool:
-    """3x3, strides and dilations 1, one group, constant float weights."""
+def _obstacle(conv: GraphOp) -> str | None:
+    """Why Winograd's algorithm is not possible: it takes 3x3, strides and dilations 1, one group, constant float weights."""
     weights = conv.operands[1]
     shape = static_shape(weights)
-    if shape is None or shape[2:] != [3, 3] or not isinstance(weights.owner, ConstantOp):
-        return False
+    if shape is None or not isinstance(weights.owner, ConstantOp):
+        return "the weights are not constant"
+    if shape[2:] != [3, 3]:
+        return f"the window is {'x'.join(map(str, shape[2:]))}, Winograd's algorithm takes 3x3"
     if any(s != 1 for s in (*(conv.get("strides") or ()), *(conv.get("dilations") or ()))):
-        return False
+        return "a stride or a dilation is not 1"
     element = element_type(weights)
-    return conv.get("group") == 1 and isinstance(element, AnyFloat) and element.bitwidth >= 32
+    if conv.get("group") != 1:
+        return f"it has {conv.get('group')} groups"
+    return None if isinstance(element, AnyFloat) and element.bitwidth >= 32 else f"it computes on {element}"
 
 
-def _fastest(conv: GraphOp, target: Target) -> int:
+def _remark(conv: GraphOp, tile: int, costs: dict[int, float]) -> None:
+    """Say what was chosen, with the modelled microseconds of each algorithm (what is multiplied in is taken out)."""
+    micros = {f"winograd{t}_us": round(ns / 1e3, 2) for t, ns in costs.items() if t}
+    micros["direct_us"] = round(costs[0] / _LEAST_GAIN / 1e3, 2)
+    if tile:
+        applied(conv, f"Winograd's algorithm F({tile}x{tile}, 3x3)", **micros)
+    else:
+        missed(
+            conv, "direct convolution: Winograd's algorithm would take longer or gain too little", **micros
+        )
+
+
+def _costs(conv: GraphOp, target: Target) -> dict[int, float]:
+    """Nanoseconds by tile, 0 the direct convolution; the least is chosen."""
     output = dims_of(conv.results[0].type)
     last = conv.get("layout") == "nhwc"
     extents = [d if isinstance(d, int) else _GUESS for d in (output[1:-1] if last else output[2:])]
@@ -72,7 +96,7 @@ def _fastest(conv: GraphOp, target: Target) -> int:
     ic, oc = -(-ic // lanes) * lanes, -(-oc // lanes) * lanes
     costs = {0: _LEAST_GAIN * _direct_ns(batch, extents, ic, oc, target)}
     costs |= {tile: _winograd_ns(tile, batch, extents, ic, oc, target) for tile in _TILES}
-    return min(costs, key=costs.__getitem__)
+    return costs
 
 
 def _direct_ns(batch: int, extents: list[int], ic: int, oc: int, target: Target) -> float:

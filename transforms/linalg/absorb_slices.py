@@ -25,6 +25,7 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 from xdsl.traits import is_side_effect_free
 
+from stepwell.remarks import applied, counted, listening, missed
 from stepwell.transforms.linalg.form_kernels import KERNEL, structure_of
 from stepwell.transforms.linalg.indices import Extent, constant_of
 from stepwell.transforms.linalg.structure import contraction_operands, maps_of
@@ -555,6 +556,10 @@ class _Host:
                     image.first = start
                 continue
             if start is None:
+                missed(
+                    piece.op,
+                    "a part of a joined or padded tensor is copied to its place: its producer cannot write there",
+                )
                 type = piece.value.type
                 assert isinstance(type, TensorType)
                 sizes = [s for s, e in zip(piece.sizes, type.get_shape(), strict=True) if e == DYNAMIC_INDEX]
@@ -811,6 +816,10 @@ class _Host:
         if operands == list(call.operands):
             return
         name = call.callee.string_value()
+        if listening():
+            parts = [f"reads {counted(len(chains), 'slice')} of larger tensors"] if chains else []
+            parts += [f"writes {counted(len(targets), 'result')} into place"] if targets else []
+            applied(call, f"kernel @{name} {' and '.join(parts) or 'reads whole tensors'}, without a copy")
         if chains or places or also:
             name = self.kernels.variant(name, chains, places, also)
         extents = [v for steps in chains.values() for step in steps for v in step.extents]
@@ -839,6 +848,7 @@ class _Host:
 
     def _copy(self, value: SSAValue, place: _Place, before: Operation) -> None:
         """Copy `value`, which has a place, to a second one in the same buffer."""
+        missed(before, "a result is copied: it has two places in one buffer")
         type = value.type
         assert isinstance(type, TensorType)
         source, steps = self._chain(value)
@@ -872,6 +882,7 @@ class _Host:
         if len(op.static_sizes) != type.get_num_dims():
             return
         sizes = get_dynamic_index_list(op.static_sizes.get_values(), op.sizes, DYNAMIC_INDEX)
+        missed(op, "a slice is copied: something else than a kernel reads it")
         empty = tensor.EmptyOp(_dynamic(sizes), type)
         copy = self.kernels.variant(self.kernels.copy(type), {0: [_Step(op)]}, {})
         call = func.CallOp(copy, [op.source, *op.operands[1:], empty.tensor], [type])

@@ -20,6 +20,7 @@ from xdsl.passes import ModulePass
 
 from stepwell.dialects.schedule import TileAttr
 from stepwell.dialects.stepwell import target_of
+from stepwell.remarks import applied, listening, missed
 from stepwell.targets import Target
 from stepwell.transforms.linalg.indices import linear, packed
 from stepwell.transforms.linalg.structure import (
@@ -114,7 +115,7 @@ class _Node:
 
 class _Kernel:
     def __init__(self, function: func.FuncOp, target: Target):
-        self.target = target
+        self.function, self.target = function, target
         self.ops = [op for op in function.body.block.ops if isinstance(op, linalg.GenericOp)]
         self.nodes = {op: _Node(op, _extents(op)) for op in self.ops}
 
@@ -129,12 +130,25 @@ class _Kernel:
         if contractions:
             choice = self._register_tile(contractions[-1], root)
         tile, vector, order = choice or self._rows(root)
+        if listening():
+            self._remark(root, "register tile" if choice else "rows", tile, vector, bool(contractions))
         for node in self.nodes.values():
             sizes = self._vector_sizes(node, tile, vector)
             if node is root:
                 node.op.attributes[SCHEDULE] = TileAttr.of(tile, sizes, order)
             else:
                 node.op.attributes[SCHEDULE] = TileAttr.of([0] * len(sizes), sizes)
+
+    def _remark(self, root: _Node, form: str, tile: list[int], vector: dict[int, int], is_sum: bool) -> None:
+        """Say which schedule the kernel got."""
+        tiles = " x ".join(str(n) if n else "all" for n in tile) or "one point"
+        lanes = " x ".join(str(vector[d]) for d in sorted(vector)) or "the op's own choice"
+        name = self.function.sym_name.data
+        applied(root.op, f"kernel @{name}: {form}, tiles of {tiles}, vectors of {lanes}")
+        if is_sum and form == "rows":
+            missed(
+                root.op, f"kernel @{name}: no register tile for its contraction: no form of it that we tile"
+            )
 
     def _relate(self, root: _Node) -> None:
         """Follow the maps from the root to its producers: which of their dims is which dim of the root."""

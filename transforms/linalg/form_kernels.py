@@ -21,6 +21,7 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 from xdsl.traits import is_side_effect_free
 
+from stepwell.remarks import applied, counted, listening, missed
 from stepwell.rewriting import fuse_locations
 from stepwell.transforms.linalg.structure import (
     contraction_operands,
@@ -81,9 +82,11 @@ class FormKernelsPass(ModulePass):
                     producer = group_of.get(value.owner) if isinstance(value, OpResult) else None
                     if producer is None or producer is group:
                         continue
-                    if (rows := self._joined_rows(producer, group, op)) is None:
-                        continue
-                    if not _placeable(producer, group, order):
+                    rows = self._joined_rows(producer, group, op)
+                    if isinstance(rows, int) and not _placeable(producer, group, order):
+                        rows = "an op between the two reads it"
+                    if isinstance(rows, str):
+                        missed(op, f"not one kernel with the producer of an operand: {rows}")
                         continue
                     group = _Group(sorted({*producer.ops, *group.ops}, key=order.__getitem__), rows)
                     group_of.update((member, group) for member in group.ops)
@@ -99,28 +102,36 @@ class FormKernelsPass(ModulePass):
                 groups.append(_Group([op], 0))  # pyright: ignore[reportArgumentType]
         return sorted(groups, key=lambda g: order[g.ops[-1]])
 
-    def _joined_rows(self, producer: "_Group", group: "_Group", op: linalg.GenericOp) -> int | None:
-        """The number of leading dims that `producer` and `op` share if they may be one kernel, else None."""
+    def _joined_rows(self, producer: "_Group", group: "_Group", op: linalg.GenericOp) -> int | str:
+        """The number of leading dims that `producer` and `op` share if they may be one kernel, else why they may not."""
         if len(producer.ops) + len(group.ops) > self.max_ops:
-            return None
+            return f"it would have {len(producer.ops) + len(group.ops)} ops, the limit is {self.max_ops}"
         if _is_epilogue(producer, op):
             return min(producer.rows, group.rows)
         members = [*producer.ops, *group.ops]
-        if any(contraction_operands(m) for m in members) or not any(reduction_dims(m) for m in members):
-            return None
+        if any(contraction_operands(m) for m in members):
+            return (
+                "a contraction takes its epilogue only: element-wise ops on its result that nobody else reads"
+            )
+        if not any(reduction_dims(m) for m in members):
+            return (
+                "element-wise ops without a reduction are kernels of their own unless one loop can hold them"
+            )
         rows = min(producer.rows, group.rows)
         for value, map in zip(op.inputs, maps_of(op), strict=False):
             if value.owner in producer.ops:
                 rows = min(rows, _shared_rows(value, map, op))
         if rows == 0:
-            return None
+            return "they do not walk through the same rows"
         extents = [_extents(m) for m in members]
         if any(None in e[rows:] for e in extents):
-            return None
+            return "the length of a row is known at run time only"
         row_elements = max(_product(e[rows:]) for e in extents)
         row_count = max(_product(e[:rows]) for e in extents)
         if row_elements > self.row_elements or (row_count < 16 and row_elements > 1024):
-            return None
+            return (
+                f"{row_count} rows of {row_elements} elements do not keep the cores busy or the cache small"
+            )
         return rows
 
 
@@ -267,6 +278,11 @@ class _Kernels:
             self.module.body.block.add_op(function)
         call = func.CallOp(name, [*body.arguments, *destinations.make(last)], destinations.types)
         call.location = where
+        if listening():
+            shared = "" if name == str(function.properties["sym_name"].data) else ", which it shares"  # pyright: ignore
+            count = len(group.ops)
+            verb = "is" if count == 1 else "are"
+            applied(call, f"{counted(count, 'op')} {verb} kernel @{name}{shared}", ops=count)
         Rewriter.insert_op(call, InsertPoint.before(last))
         for old, new in zip(destinations.results, call.results, strict=True):
             new.name_hint = old.name_hint

@@ -19,6 +19,7 @@ from xdsl.ir.affine import AffineDimExpr, AffineExpr, AffineMap
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
+from stepwell.remarks import applied, missed
 from stepwell.rewriting import fuse_locations
 from stepwell.transforms.linalg.structure import (
     contraction_operands,
@@ -65,35 +66,42 @@ class FuseElementwisePass(ModulePass):
             value = consumer.inputs[k]
             if (scalar := _splat_value(value)) is not None and not _gives_extents(consumer, k):
                 consumer = _inline_scalar(consumer, k, scalar)
-            elif self._may_merge(consumer, k):
+            elif (obstacle := self._obstacle(consumer, k)) is None:
                 consumer = _merge(consumer, k)
+                applied(
+                    consumer, "the producer of an operand is merged into one loop", ops=_body_size(consumer)
+                )
             else:
+                if obstacle:
+                    missed(consumer, f"operand {k} is not merged: {obstacle}")
                 k += 1
 
-    def _may_merge(self, consumer: linalg.GenericOp, k: int) -> bool:
+    def _obstacle(self, consumer: linalg.GenericOp, k: int) -> str | None:
+        """Why the producer of input `k` stays apart; empty where there is none to merge, None where it may be merged."""
         producer = consumer.inputs[k].owner
         if not (isinstance(producer, linalg.GenericOp) and is_elementwise(producer)):
-            return False
+            return ""
         if producer.parent is not consumer.parent or not is_permutation(output_map(producer)):
-            return False
+            return "it is made in another block, or its elements more than once"
         if contraction_operands(consumer) is not None:
-            return False
+            return "the inner loop of a contraction would repeat it"
         if reduction_dims(consumer) and any(inner.regions for inner in producer.body.block.ops):
-            return False
-        if len(consumer.inputs) - 1 + len(producer.inputs) > self.max_inputs:
-            return False
+            return "it has a loop of its own, and the reduction another order of dims"
+        if (inputs := len(consumer.inputs) - 1 + len(producer.inputs)) > self.max_inputs:
+            return f"the loop would read {inputs} tensors, the limit is {self.max_inputs}"
         size = _body_size(producer) + _body_size(consumer)
         if size > self.max_body_ops:
-            return False
+            return f"the loop would have {size} ops, the limit is {self.max_body_ops}"
         users = {use.operation for use in producer.results[0].uses}
         if len(users) > 1:
-            return not producer.inputs and _body_size(producer) <= 2
+            is_free = not producer.inputs and _body_size(producer) <= 2
+            return None if is_free else f"{len(users)} ops read it, and each would compute it again"
         reads_once = all(
             is_permutation(m)
             for value, m in zip(consumer.inputs, maps_of(consumer), strict=False)
             if value is consumer.inputs[k]
         )
-        return reads_once or not producer.inputs
+        return None if reads_once or not producer.inputs else "each of its elements is read more than once"
 
 
 def _gives_extents(op: linalg.GenericOp, k: int) -> bool:

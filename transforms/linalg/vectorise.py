@@ -33,6 +33,7 @@ from stepwell.dialects.schedule import TileAttr
 from stepwell.dialects.stepwell import target_of
 from stepwell.dialects.text import StringType
 from stepwell.dialects.vector import MultiReductionOp, ShapeCastOp, StepOp, TransposeOp
+from stepwell.remarks import applied, listening, missed
 from stepwell.transforms.linalg.indices import Extent, IndexBuilder, bound_of, domain_of, linear, packed
 from stepwell.transforms.linalg.structure import maps_of, output_map, reduction_dims
 
@@ -85,13 +86,20 @@ def _replace(
         del op.attributes[SCHEDULE]  # no register holds several strings
         return
     code = Block()
+    schedule = op.attributes[SCHEDULE]
     try:
         with build.attempt(), build.inside(code):
             emitter = _Emitter(op, build, held, contract)
             results = emitter.emit()
-    except _CannotVectorise:
+    except _CannotVectorise as error:
         del op.attributes[SCHEDULE]
+        missed(op, f"scalar loops: {error}")
         return
+    if listening():
+        widths = [w for w in schedule.vector_sizes if w > 1] if isinstance(schedule, TileAttr) else []
+        applied(
+            op, f"vectors of {' x '.join(map(str, widths))}" if widths else "scalars, which suffice for it"
+        )
     for new in list(code.ops):
         new.detach()
         if new.results and new.results[0].name_hint is None and new.results[-1] in results:
@@ -218,7 +226,7 @@ class _Emitter:
         schedule = op.attributes[SCHEDULE]
         domain = domain_of(op, build)
         if not isinstance(schedule, TileAttr) or domain is None:
-            raise _CannotVectorise
+            raise _CannotVectorise("the extents of its dims are not known from its operands")
         self.steps = [v or 1 for v in schedule.vector_sizes]
         self.domain = domain
         self.maps = maps_of(op)
@@ -235,7 +243,7 @@ class _Emitter:
         self.held_results: list[_Held | None] = [None] * len(op.results)
         self.combiners = [self._combiner(i) for i in range(len(op.outputs))]
         if any(d in self.reductions for d in self.vector_dims) and None in self.combiners:
-            raise _CannotVectorise
+            raise _CannotVectorise("its reduction combines values in no way that lanes can")
 
     def _combiner(self, output: int) -> CombiningKindFlag | None:
         """How the body combines output `output` with its accumulator, if that is a known way."""
@@ -455,7 +463,7 @@ class _Emitter:
             self.known[op.result] = _Value(base, "scalar" if along < 0 else "linear", along)
             return
         if op.regions:
-            raise _CannotVectorise
+            raise _CannotVectorise("its body has a loop or a branch that varies by element")
         if isinstance(op, tensor.ExtractOp):
             self.known[op.result] = self._gather(op)
             return
@@ -525,9 +533,9 @@ class _Emitter:
             value = self.build.add(tensor.ExtractOp(op.tensor, [i.value for i in indices], op.result.type))
             return _Value(value.result, "scalar")
         if any(i.kind == "vector" for i in indices):
-            raise _CannotVectorise
+            raise _CannotVectorise("it reads at computed places that differ from lane to lane")
         if len({i.along for i in indices if i.kind == "linear"}) != sum(i.kind == "linear" for i in indices):
-            raise _CannotVectorise
+            raise _CannotVectorise("two of its indices move along one vector")
         axis_of = {self.vector_dims[i.along]: axis for axis, i in enumerate(indices) if i.kind == "linear"}
         return self._transfer(op.tensor, [i.value for i in indices], axis_of, self.vector_dims)
 
@@ -602,13 +610,13 @@ class _Emitter:
             if lanes is not None:
                 dim, factor = lanes
                 if dim in axis_of:
-                    raise _CannotVectorise
+                    raise _CannotVectorise("two axes of an operand move along one vector")
                 axis_of[dim], factor_of[dim] = axis, factor * stride
         if not axis_of:
             element = build.add(tensor.ExtractOp(base, build.values(starts), _element(base.type)))
             return _Value(element.result, "scalar")
         if any(f < 1 for f in factor_of.values()):
-            raise _CannotVectorise
+            raise _CannotVectorise("it reads an operand backwards")
         if any(f != 1 for f in factor_of.values()):
             return self._strided(base, starts, axis_of, factor_of, dims)
         return self._transfer(base, build.values(starts), axis_of, dims)
@@ -621,11 +629,11 @@ class _Emitter:
             if dim not in dims:
                 return start, None
             if width % self.steps[dim]:
-                raise _CannotVectorise
+                raise _CannotVectorise("a vector would reach over two panels of a packed operand")
             return start, None if kind == AffineBinaryOpKind.FloorDiv else (dim, 1)
         if (terms := linear(expr)) is None:
             if any(d in dims for d in expr.used_dims()):
-                raise _CannotVectorise
+                raise _CannotVectorise("an index is no linear function of the loops")
             return self.build.expression(expr, self.index), None
         factors, start = terms
         first: Extent = start
@@ -633,7 +641,7 @@ class _Emitter:
             first = self.build.plus(first, self.build.times(self.index[dim], factor))
         moving = [(d, f) for d, f in factors.items() if d in dims]
         if len(moving) > 1:
-            raise _CannotVectorise
+            raise _CannotVectorise("one index moves along two vectors")
         return first, moving[0] if moving else None
 
     def _forward(
@@ -729,10 +737,10 @@ class _Emitter:
             starts.append(start)
             if lanes is not None:
                 if lanes[1] != 1 or lanes[0] in axis_of:
-                    raise _CannotVectorise
+                    raise _CannotVectorise("its result is written with gaps, or along two axes at once")
                 axis_of[lanes[0]] = axis
         if len(axis_of) != len(self.kept):
-            raise _CannotVectorise
+            raise _CannotVectorise("its result has not all dims of the vector")
         if not self.kept:
             return build.add(tensor.InsertOp(value, out, build.values(starts))).result, ()
         axes = tuple(axis_of[d] for d in self.kept)

@@ -21,6 +21,7 @@ from xdsl.traits import IsTerminator
 
 from stepwell.dialects.memref import ALIGNMENT
 from stepwell.dialects.schedule import ArenaOp
+from stepwell.remarks import applied, counted, listening, missed
 from stepwell.transforms.memref.recompute import Recompute, element_bytes
 
 OUTPUT_KEY, DYNAMIC_KEY = "stepwell.output", "stepwell.dynamic"
@@ -78,6 +79,10 @@ class PlanMemoryPass(ModulePass):
                 _plan(function)
 
 
+def _why_dynamic(interval: tuple[int, int] | None) -> str:
+    return "its life is not an interval of the program" if interval is None else "its size follows from data"
+
+
 def _plan(function: func.FuncOp) -> None:
     block = function.body.block
     positions = {op: i for i, op in enumerate(block.ops)}
@@ -93,6 +98,7 @@ def _plan(function: func.FuncOp) -> None:
         interval = _interval(alloc, positions)
         if interval is None or not all(recompute.possible(size) for size in alloc.dynamic_sizes):
             alloc.attributes[DYNAMIC_KEY] = UnitAttr()
+            missed(alloc, f"a buffer is allocated in every run: {_why_dynamic(interval)}")
             continue
         buffer = _Buffer(alloc, *interval)
         type = alloc.memref.type
@@ -105,7 +111,13 @@ def _plan(function: func.FuncOp) -> None:
         return
     total = _place(static)
     function.attributes[ARENA_KEY] = IntegerAttr(total, i64)
-    function.attributes[LIVE_KEY] = IntegerAttr(_most_alive(static), i64)
+    function.attributes[LIVE_KEY] = IntegerAttr(alive := _most_alive(static), i64)
+    if listening() and static:
+        held = sum(buffer.size for buffer in static if isinstance(buffer.size, int))
+        facts = {"arena_bytes": total, "live_bytes": alive, "buffer_bytes": held, "buffers": len(static)}
+        applied(function, f"{counted(len(static), 'buffer')} in an arena of {total} bytes", **facts)
+    if dynamic:
+        applied(function, f"{counted(len(dynamic), 'buffer')} in places that are computed at entry")
     end: SSAValue | int = total
     for slot in _slots(dynamic):
         size = slot.sizes[0]
