@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import FunctionType, ModuleOp
+from xdsl.dialects.builtin import ComplexType, FunctionType, ModuleOp, TensorType
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Block
 from xdsl.passes import ModulePass
@@ -34,6 +34,7 @@ from stepwell.conversion.graph_to_linalg import (
 )
 from stepwell.conversion.graph_to_linalg.checks import check_block
 from stepwell.conversion.graph_to_linalg.lowering import LOWERINGS, Lowering, lowered_type, lowers
+from stepwell.diagnostics import unsupported
 
 __all__ = [
     "LOWERINGS", "GraphToLinalgPass", "Lowering", "contraction", "control", "convolution", "data_movement",
@@ -62,6 +63,9 @@ class GraphToLinalgPass(ModulePass):
 
 def _convert(ctx: Context, module: ModuleOp, function: FuncOp) -> None:
     """Build the body of `function` anew, then drop the old one."""
+    for type in (*function.function_type.inputs, *function.function_type.outputs):
+        if isinstance(type, TensorType) and isinstance(type.element_type, ComplexType):
+            raise unsupported(function, f"it takes or returns {type}", "keep to tensors of real numbers")
     old = function.body.block
     new = Block(arg_types=[lowered_type(t) for t in function.function_type.inputs])
     lowering = Lowering(ctx, new)

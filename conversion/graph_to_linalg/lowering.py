@@ -17,6 +17,7 @@ from xdsl.dialects.builtin import (
     AffineMapAttr,
     AnyFloat,
     ArrayAttr,
+    ComplexType,
     DenseArrayBase,
     DenseIntOrFPElementsAttr,
     DenseResourceAttr,
@@ -155,6 +156,8 @@ def _unknown_kind(op: Operation) -> Attribute | None:
         if isinstance(type, SequenceType | OptionalType):
             return type
         element = getattr(type, "element_type", type)
+        if isinstance(element, ComplexType):
+            return element
         if element == STRING and op.name not in ON_STRINGS and op.name not in VALUE_OPS:
             return element
     return None

@@ -142,16 +142,16 @@ def _roi_align(low: Lowering, op: Any) -> SSAValue:
         raise unsupported(
             op, "sampling_ratio = 0, which adapts to each region", "give sampling_ratio a number"
         )
-    d = dims(6)
+    d, real = dims(6), f64 if low.element(x) == f64 else f32
 
     def samples(first: Scalar, last: Scalar, cell: Scalar, sample: Scalar, cells: int) -> Scalar:
         start, end = first * scale - offset, last * scale - offset
         extent = end - start if offset else (end - start).maximum(1.0)
         step = extent / float(cells)
-        return start + cell.cast(f32) * step + (sample.cast(f32) + 0.5) * step / float(ratio)
+        return start + cell.cast(real) * step + (sample.cast(real) + 0.5) * step / float(ratio)
 
     def one_axis(build: Body, c: Scalar, size: Dim) -> tuple[list[tuple[Scalar, Scalar]], Scalar]:
-        extent = build.extent(size).cast(f32)
+        extent = build.extent(size).cast(real)
         inside = c.at_least(-1.0) & c.at_most(extent)
         c = c.maximum(0.0).minimum(extent - 1.0)
         base = c.floor()
@@ -169,7 +169,7 @@ def _roi_align(low: Lowering, op: Any) -> SSAValue:
         image = which.as_index().maximum(0).minimum(build.extent(low.shape(x)[0]) - 1)
         total: Scalar | None = None
         for (row, a), (column, b) in every(vertical, horizontal):
-            term = build.extract(x, [image, build.index(1), row, column]).cast(f32) * (a * b)
+            term = build.extract(x, [image, build.index(1), row, column]).cast(real) * (a * b)
             if largest:
                 total = term if total is None else total.maximum(term)
             else:
@@ -179,8 +179,8 @@ def _roi_align(low: Lowering, op: Any) -> SSAValue:
         return acc.maximum(value) if largest else acc + value
 
     inputs: list[Any] = [(rois, [d[0], k]) for k in range(4)]
-    inputs += [(batch, [d[0]]), (low.empty((ratio, ratio), f32), d[4:])]
-    init = low.fill(float("-inf") if largest else 0.0, shape, f32)
+    inputs += [(batch, [d[0]]), (low.empty((ratio, ratio), real), d[4:])]
+    init = low.fill(float("-inf") if largest else 0.0, shape, real)
     (result,) = low.generic("pppprr", inputs, [(init, d[:4])], body, widen=True)
     count = 1.0 if largest else float(ratio * ratio)
     return low.map(lambda v: v / count, [result], shape, low.element(x))

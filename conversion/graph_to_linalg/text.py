@@ -246,7 +246,10 @@ def _find_number(low: Lowering, x: SSAValue, keys: np.ndarray) -> SSAValue:
 def _tf_idf_vectorizer(low: Lowering, op: Any) -> SSAValue:
     x = low[op.operands[0]]
     shape = low.shape(x)
-    pool: Sequence[Any] = low.attr(op, "pool_strings") or low.attr(op, "pool_int64s") or []
+    kind = "pool_strings" if low.element(x) == STRING else "pool_int64s"
+    pool: Sequence[Any] | None = low.attr(op, kind)
+    if pool is None:
+        raise compile_error(op, f"it has no {kind}, and x is {op.operands[0].type}", f"give it {kind}")
     places = low.attr(op, "ngram_indexes")
     columns = max(places, default=-1) + 1
     if low.element(x) == STRING:

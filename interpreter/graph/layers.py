@@ -19,6 +19,7 @@ def softmax(x: Array, axis: int) -> Array:
 
 
 def _log_sum_exp(x: Array, axis: Any, keepdims: bool) -> Array:
+    x = x.astype(np.float64) if x.dtype.kind in "iu" else x
     high = x.max(axis=axis, keepdims=True, initial=-np.inf)
     high = np.where(np.isfinite(high), high, 0)
     total = np.log(np.exp(x - high).sum(axis=axis, keepdims=True)) + high

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp, f32, f64, i32, i64
+from xdsl.dialects.builtin import IntegerType, ModuleOp, f32, f64, i32, i64
 from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
 
@@ -351,8 +351,11 @@ def reduction_as_sum(op: GraphOp, emitter: Emitter) -> Values | None:
             return [x]
     elif op.get("noop_with_empty_axes") and axes is not None and static_shape(axes) is None:
         raise unsupported(op, "noop_with_empty_axes with axes that may be empty", "give the axes a shape")
+    element = element_type(x)
     if name == "ReduceLogSumExp":
-        return _log_sum_exp(op, emitter, x, axes)
+        real = emitter.make("Cast", x, to=f64) if isinstance(element, IntegerType) else x
+        (result,) = _log_sum_exp(op, emitter, real, axes)
+        return [result if real is x else emitter.make("Cast", result, to=element)]
     inner = {
         "ReduceL1": lambda: emitter.make("Abs", x),
         "ReduceL2": lambda: emitter.make("Mul", x, x),
@@ -361,11 +364,15 @@ def reduction_as_sum(op: GraphOp, emitter: Emitter) -> Values | None:
     }[name]()
     total = emitter.make("ReduceSum", inner, axes, **how)
     outer = {"ReduceL2": "Sqrt", "ReduceLogSum": "Log"}.get(name)
-    return [emitter.make(outer, total) if outer else total]
+    if outer is None:
+        return [total]
+    if isinstance(element, IntegerType):
+        return [emitter.make("Cast", emitter.make(outer, emitter.make("Cast", total, to=f64)), to=element)]
+    return [emitter.make(outer, total)]
 
 
 # log(sum(exp(x))) == m + log(sum(exp(x - m)))   where m = max(x), or 0 if that is infinite
-def _log_sum_exp(op: GraphOp, emitter: Emitter, x: SSAValue, axes: SSAValue | None) -> Values:
+def _log_sum_exp(op: GraphOp, emitter: Emitter, x: SSAValue, axes: SSAValue | None) -> list[SSAValue]:
     largest = emitter.make("ReduceMax", x, axes, keepdims=1)
     finite = emitter.make("Where", emitter.make("IsInf", largest), emitter.scalar(x, 0), largest)
     total = emitter.make("ReduceSum", emitter.make("Exp", emitter.make("Sub", x, finite)), axes, keepdims=1)
@@ -388,6 +395,8 @@ def _by_channel(value: SSAValue, rank: int, emitter: Emitter) -> SSAValue:
 def batch_norm_as_affine(op: GraphOp, emitter: Emitter) -> Values:
     x, scale, bias, mean, variance = op.operands
     results = op.result_list()
+    if len({element_type(v) for v in op.operands}) > 1:
+        return _batch_norm_of_one_type(op, emitter)
     if op.get("training_mode"):
         return _batch_norm_of_batch(op, emitter)
     if any(r is not None and r.uses for r in results[1:]):
@@ -406,6 +415,18 @@ def batch_norm_as_affine(op: GraphOp, emitter: Emitter) -> Values:
         factor, shift = (_by_channel(v, rank, emitter) for v in (factor, shift))
     scaled = emitter.make("Mul", x, factor)
     return [emitter.make("Add", scaled, shift), *[None] * (len(results) - 1)]
+
+
+# batch_normalization(x: T, scale: U, mean: V) == cast(batch_normalization(cast(x), cast(scale), cast(mean)))   in f32, or f64
+def _batch_norm_of_one_type(op: GraphOp, emitter: Emitter) -> Values:
+    wide = f64 if f64 in {element_type(v) for v in op.operands} else f32
+    operands = [emitter.make("Cast", v, to=wide) for v in op.operands]
+    settings = {name: op.get(name) for name in ("epsilon", "momentum", "training_mode", "layout")}
+    wanted = [r is not None for r in op.result_list()]
+    made = iter(emitter.emit("BatchNormalization", *operands, outputs=wanted, **settings).results)
+    return [
+        None if r is None else emitter.make("Cast", next(made), to=element_type(r)) for r in op.result_list()
+    ]
 
 
 # y = scale * standardised(x over all but the channels) + bias; running = momentum * input + (1 - momentum) * of the batch

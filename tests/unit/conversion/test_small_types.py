@@ -72,3 +72,12 @@ def test_integers_of_four_bits_wrap():
     )
     got = stepwell.compile(model, cache=False).run({"x": x})["y"]
     assert got.astype(np.int8).tolist() == [7, -8, -1, 0, 7, -8, 1]
+
+
+@pytest.mark.parametrize("operator", ["Identity", "Flatten"])
+def test_complex_numbers_are_refused(operator):
+    ends = [info(name, TensorProto.COMPLEX64, 3) for name in "xy"]
+    model = model_of([helper.make_node(operator, ["x"], ["y"])], ends[:1], [])
+    model.graph.output.append(helper.make_tensor_value_info("y", TensorProto.COMPLEX64, None))
+    with pytest.raises(stepwell.UnsupportedError, match="complex<f32>"):
+        stepwell.compile(model, cache=False)

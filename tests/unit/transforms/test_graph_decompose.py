@@ -11,6 +11,7 @@ from onnx import helper
 from stepwell.compat import new_context
 from stepwell.dialects.graph import GraphOp
 from stepwell.frontends.onnx import import_onnx
+from stepwell.interpreter.graph import interpret
 from stepwell.registry import DIALECTS
 from stepwell.transforms.graph.graph_decompose import _RULES, GraphDecomposePass
 from stepwell.transforms.graph.infer_shapes import InferShapesPass
@@ -145,3 +146,47 @@ def test_operators_without_a_reference_kernel() -> None:
     check_decomposition(node("GlobalLpPool", p=3), {"x": x}, [want.astype(np.float32)], {}, 22)
     swish = x / (1 + np.exp(-1.5 * x))
     check_decomposition(node("Swish", alpha=1.5), {"x": x}, [swish], {}, 24)
+
+
+def test_batch_normalization_of_several_element_types() -> None:
+    """The image in half, its statistics in single precision: computed in single precision, rounded once."""
+    image = ramp(1, 4, 6, 6)
+    call = node("BatchNormalization", "x", "a", "b", "c", "d")
+    halves = model_of(call, {"x": image.astype(np.float16), **_CHANNELS}, {})
+    halves.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    singles = model_of(call, {"x": image, **_CHANNELS}, {})
+    results = []
+    for model, x in ((halves, image.astype(np.float16)), (singles, image)):
+        ctx = new_context(DIALECTS)
+        module = import_onnx(model, ctx)
+        GraphDecomposePass().apply(ctx, module)
+        module.verify()
+        results.append(interpret(module, [x, *_CHANNELS.values()])[0])
+    assert results[0].dtype == np.float16
+    assert np.array_equal(results[0], results[1].astype(np.float16))
+
+
+@pytest.mark.parametrize(
+    "name", ["ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"]
+)
+def test_reductions_of_integers(name: str) -> None:
+    """Roots and logarithms of integers are computed in f64 and truncated."""
+    x = np.array([[1, 2, 3], [14, 5, 6]], np.int32)
+    model = model_of(node(name, "x", "axes"), {"x": x}, {"axes": np.array([1])}, opset=18)
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT32
+    ctx = new_context(DIALECTS)
+    module = import_onnx(model, ctx)
+    before = interpret(module, [x])[0]
+    GraphDecomposePass().apply(ctx, module)
+    module.verify()
+    after = interpret(module, [x])[0]
+    wide = x.astype(np.float64)
+    want = {
+        "ReduceL1": np.abs(wide).sum(1),
+        "ReduceL2": np.sqrt((wide * wide).sum(1)),
+        "ReduceSumSquare": (wide * wide).sum(1),
+        "ReduceLogSum": np.log(wide.sum(1)),
+        "ReduceLogSumExp": np.log(np.exp(wide).sum(1)),
+    }[name]
+    assert np.array_equal(before, after)
+    assert np.array_equal(after.ravel(), want.astype(np.int32))
