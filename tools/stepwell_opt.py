@@ -94,6 +94,7 @@ class _Run:
         console.debug = options.debug
         self.passes: dict[str, str | type[ModulePass]] = {}
         self.times: list[tuple[str, float]] = []
+        self.running: ModulePass | None = None
 
     def run(self) -> int:
         from stepwell.pipelines import print_pipeline, resolve_pipeline
@@ -178,6 +179,7 @@ class _Run:
 
         def before(stage: "Stage", module: "ModuleOp") -> None:
             nonlocal started, text_before
+            self.running = stage.instance
             if options.print_ir_before_all or stage.instance.name in options.print_ir_before:
                 show(stage, "before")
             if options.print_ir_after_change:
@@ -200,15 +202,25 @@ class _Run:
     def _report(self, error: BaseException, text: str | None = None) -> int:
         code = self.console.report(error)
         if code == 3 and text is not None:
-            self.stderr.write(f"note: a fault of stepwell; reproducer: {self._reproducer(text)}\n")
+            note = f"a fault of {self._owner()}; --debug shows where; reproducer: {self._reproducer(text)}"
+            self.stderr.write(f"note: {note}\n")
         return code
+
+    def _owner(self) -> str:
+        """Whose pass ran last: the file of `--load-pass`, or stepwell."""
+        module = sys.modules.get(type(self.running).__module__)
+        file = getattr(module, "__file__", None)
+        mine = [path for path in self.options.load_pass if os.path.realpath(path) == file]
+        return mine[0] if mine else "stepwell"
 
     def _reproducer(self, text: str) -> str:
         import tempfile
+        from shlex import quote
 
         handle, path = tempfile.mkstemp(prefix="stepwell-reproducer-", suffix=".ir")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(f"// RUN: stepwell-opt %s -p '{self.options.pipeline}'\n{text}")
+            loaded = "".join(f" --load-pass {quote(path)}" for path in self.options.load_pass)
+            file.write(f"// RUN: stepwell-opt %s{loaded} -p '{self.options.pipeline}'\n{text}")
         return path
 
     def _compare_diagnostics(self, name: str, text: str, errors: list[BaseException]) -> int:

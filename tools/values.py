@@ -98,4 +98,5 @@ def describe_entry(entry: dict[str, Any]) -> str:
     """An input or output of a signature: `x: sequence of float32[?, 3]`."""
     kind = entry.get("kind", "tensor").removesuffix("tensor")
     shape = entry.get("shape")
-    return f"{entry['name']}: {kind}{entry['dtype']}{'[...]' if shape is None else shape}"
+    extents = "..." if shape is None else ", ".join(map(str, shape))
+    return f"{entry['name']}: {kind}{entry['dtype']}[{extents}]"

@@ -119,7 +119,7 @@ def test_bench(model):
 
 def test_inspect(model, library):
     code, out, _ = run("inspect", model)
-    assert code == 0 and "x: float32['batch', 16]" in out and "1 graph.relu" in out
+    assert code == 0 and "x: float32[batch, 16]" in out and "1 graph.relu" in out
     facts = json.loads(run("inspect", model, "--json", "--dim", "batch=4")[1])
     assert facts["weight_bytes"] == 16 * 12 * 4 and facts["unsupported"] == []
     assert facts["operations"] >= 2 * 4 * 16 * 12
@@ -282,6 +282,6 @@ def test_kinds_are_inspected(sequence_model, tmp_path):
     assert run("compile", sequence_model, "-o", library)[0] == 0
     for path in (sequence_model, library):
         code, out, _ = run("inspect", path)
-        assert code == 0 and "s: sequence of float32['?', 2]" in out and "o: optional float32[3]" in out
+        assert code == 0 and "s: sequence of float32[?, 2]" in out and "o: optional float32[3]" in out
     code, out, _ = run("run", library, "--random", "--profile", tmp_path / "trace.json")
     assert code == 0 and json.loads((tmp_path / "trace.json").read_text())

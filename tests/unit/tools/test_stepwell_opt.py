@@ -105,12 +105,14 @@ def test_expected_errors_are_compared():
     ],
 )  # fmt: skip
 def test_exit_status_of_failing_passes(tmp_path, body, code, message):
-    got, out, err = run("--load-pass", plugin(tmp_path, body), "-p", "my-pass", stdin=GOOD)
+    path = plugin(tmp_path, body)
+    got, out, err = run("--load-pass", path, "-p", "my-pass", stdin=GOOD)
     assert (got, out) == (code, "") and message in err
     assert "Traceback" not in err
     if code == 3:
         reproducer = Path(err.split("reproducer: ")[1].strip())
-        assert reproducer.read_text() == f"// RUN: stepwell-opt %s -p 'my-pass'\n{GOOD}"
+        assert f"a fault of {path};" in err
+        assert reproducer.read_text() == f"// RUN: stepwell-opt %s --load-pass {path} -p 'my-pass'\n{GOOD}"
         reproducer.unlink()
     if code == 1:
         assert err.splitlines()[1:] == [GOOD.splitlines()[0], "^"]
