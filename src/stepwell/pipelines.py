@@ -41,7 +41,7 @@ PIPELINES: dict[str, str] = {
     # statistics may be computed; layouts after all that, when only real data movement is left.
     "graph-O0": "record-signature, infer-shapes, graph-decompose, infer-shapes, dce",
     "graph-O1": """
-        record-signature, infer-shapes, fold-constants, simplify-graph, fold-batch-norm, graph-decompose,
+        record-signature, infer-shapes, fold-constants, fold-sequences, simplify-graph, fold-batch-norm, graph-decompose,
         infer-shapes, fold-constants, simplify-graph, cse, dce
     """,
     "graph-O2": "graph-O1, assign-layouts, fold-transposes, fold-constants, simplify-graph, cse, dce",
@@ -75,6 +75,9 @@ ORDER: dict[tuple[str, str], str] = {
         "fold-constants",
         "fold-batch-norm",
     ): "statistics that are computed from constants are constants by then",
+    ("fold-constants", "fold-sequences"): "places in a sequence are often computed from constants",
+    ("fold-sequences", "simplify-graph"): "what reads an element then reads what made it",
+    ("fold-sequences", "graph-to-linalg"): "an element in a sequence is a copy of a tensor",
     ("fold-batch-norm", "assign-layouts"): "it reads weights in the order of the model",
     ("fold-constants", "choose-convolution"): "Winograd's algorithm transforms constant filters",
     ("choose-convolution", "graph-to-linalg"): "each algorithm is lowered in its own way",

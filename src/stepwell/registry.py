@@ -42,6 +42,7 @@ PASSES: dict[str, Any] = {
     "choose-convolution": f"{_GRAPH}.choose_convolution:ChooseConvolutionPass",
     "fold-batch-norm": f"{_GRAPH}.fold_batch_norm:FoldBatchNormPass",
     "fold-constants": f"{_GRAPH}.fold_constants:FoldConstantsPass",
+    "fold-sequences": f"{_GRAPH}.fold_sequences:FoldSequencesPass",
     "fold-transposes": f"{_GRAPH}.fold_transposes:FoldTransposesPass",
     "graph-decompose": f"{_GRAPH}.graph_decompose:GraphDecomposePass",
     "infer-shapes": f"{_GRAPH}.infer_shapes:InferShapesPass",
