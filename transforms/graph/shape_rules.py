@@ -19,7 +19,10 @@ def unit_steps(steps: SSAValue | None) -> bool:
 
 @native
 def covers_all(y: SSAValue, x: SSAValue) -> bool:
-    """Whether the one window of the pooling that made `y` covers every element of its operand `x`, and no padding."""
+    """
+    Whether the one window of the pooling that made `y` covers every element of its operand `x`, and no padding.
+    What a window of `ceil_mode` reaches beyond `x` is no padding, so `count_include_pad` never counts it.
+    """
     op = y.owner
     assert isinstance(op, GraphOp), "a pooling made it"
     spatial = dims_of(x.type)[2:]
@@ -30,9 +33,7 @@ def covers_all(y: SSAValue, x: SSAValue) -> bool:
         return False
     if op.get("auto_pad") not in (None, "NOTSET", "VALID"):
         return False
-    if any(w < d for w, d in zip(window, spatial, strict=True)):
-        return False
-    return not op.get("count_include_pad") or list(window) == list(spatial)
+    return all(w >= d for w, d in zip(window, spatial, strict=True))
 
 
 # Samples

@@ -234,6 +234,7 @@ CASES: list[tuple[str, list[Any], list[int], dict[str, Any]]] = [
     ("AveragePool", [IMAGE], [], {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
     ("AveragePool", [IMAGE], [], {"kernel_shape": [3, 3], "pads": [1, 0, 1, 2], "count_include_pad": 1}),
     ("AveragePool", [IMAGE], [], {"kernel_shape": [2, 3], "strides": [2, 2], "ceil_mode": 1}),
+    ("AveragePool", [IMAGE], [], {"kernel_shape": [99, 99], "strides": [99, 99], "ceil_mode": 1, "count_include_pad": 1}),
     ("AveragePool", [IMAGE], [], {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1], "dynamic": True}),
     ("AveragePool", [IMAGE], [], {"kernel_shape": [2, 2], "strides": [2, 2]}),
     ("LpPool", [IMAGE], [], {"kernel_shape": [2, 2], "p": 2}),
