@@ -264,6 +264,7 @@ def _c_flags(driver: Driver, target: Target) -> list[str]:
         "-std=c11",
         "-O2",
         "-fvisibility=hidden",
+        "-ffunction-sections",
         "-pthread",
         f"-I{_RUNTIME}",
         *machine,
@@ -339,6 +340,7 @@ def link(objects: Sequence[bytes], assembly: str, script: str, target: Target, s
         "-z,relro",
         "-z,noexecstack",
         "--build-id=none",
+        "--gc-sections",  # what of the runtime a model does not use
         "--strip-debug",  # what zig puts in of its own libc names places in its cache
     ]
     flags = [*machine, "-shared", "-fPIC", "-pthread", *(f"-Wl,{flag}" for flag in linker)]

@@ -46,3 +46,13 @@ def test_expected_failures_are_tests_of_the_suite():
     expected = expectations.read()
     assert not expected.keys() - all_cases().keys()
     assert all(expected.values()), "an expected failure has its reason"
+
+
+def test_every_element_type_that_onnxruntime_takes(request):
+    from tests.conformance.element_types import compare
+
+    if not request.config.getoption("--conformance"):
+        pytest.skip("a minute; with --conformance")
+    taken, wrong = compare()
+    assert taken > 900
+    assert not wrong, "\n".join(wrong)
