@@ -96,7 +96,7 @@ class SequenceAtOp(GraphOp):
 
     input_sequence = operand_def(VALUE)
     position = operand_def(TENSOR)
-    tensor = result_def(TENSOR)
+    tensor = result_def(VALUE)
 
     def output_types(self) -> Sequence[Attribute]:
         return tensor_of(self, element_of_sequence(self, self.input_sequence))

@@ -29,16 +29,16 @@ def describe(op: FuncOp, name: str, type: Attribute) -> DictionaryAttr:
     One input or output: `{name, kind, dtype, shape}`; a symbolic extent is a string. Of a sequence or optional dtype and
     shape are those of the tensors that it is made of; there is no shape where their rank is open.
     """
-    kind = "tensor"
+    layers = ""
     while isinstance(type, SequenceType | OptionalType):
-        kind = ("sequence of " if isinstance(type, SequenceType) else "optional ") + kind
+        layers += "sequence of " if isinstance(type, SequenceType) else "optional "
         type = type.element
     if not isinstance(type, TensorType | UnrankedTensorType | NothingType):
         raise unsupported(op, f"{name} has the type {type}", "use tensors at the interface")
     dtype = "string" if type.element_type == STRING else numpy_dtype(type.element_type).name
     entries: dict[str, Attribute] = {
         "name": StringAttr(name),
-        "kind": StringAttr(kind),
+        "kind": StringAttr(f"{layers}tensor"),
         "dtype": StringAttr(dtype),
     }
     if isinstance(type, TensorType):

@@ -218,6 +218,33 @@ def test_optionals_come_and_go():
             same(z, np.array([7], np.float32) if x is None else -x)
 
 
+def test_values_in_values():
+    """An absent sequence, and sequences of sequences and of optionals: ONNX Runtime's Python has none of them."""
+    text = """m (optional(seq(float[?])) s, bool c) => (optional(seq(float[?])) t, bool there) {
+      there = OptionalHasElement (s)
+      t = If (c) <then_branch = a () => (optional(seq(float[?])) u) { u = Identity (s) },
+                  else_branch = b () => (optional(seq(float[?])) v) { v = Optional <type = seq(float[?])> () }>
+    }"""
+    model = stepwell.compile(model_of(text), cache=False)
+    assert [info.kind for info in model.inputs] == ["optional sequence of tensor", "tensor"]
+    assert (
+        stepwell.InferenceSession(model_of(text).SerializeToString()).get_inputs()[0].type
+        == "optional(seq(tensor(float)))"
+    )
+    for s in (None, [], [ramp(2), ramp(3)]):
+        for c in (True, False):
+            t, there = model(s, np.array(c))
+            same(t, s if c else None)
+            assert there == (s is not None)
+    value = [[ramp(2), ramp(1)], []]
+    same(run("m (seq(seq(float[?])) s) => (seq(seq(float[?])) y) { y = Identity (s) }", s=value)[0], value)
+    holes = [ramp(2), None]
+    same(
+        run("m (seq(optional(float[2])) s) => (seq(optional(float[2])) y) { y = Identity (s) }", s=holes)[0],
+        holes,
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "inputs", "message"),
     [
@@ -307,3 +334,32 @@ def test_what_is_known_leaves_no_sequence():
     assert "value." not in str(compilation.lower_to("tensor"))
     want = ort.InferenceSession(model.SerializeToString()).run(None, {"x": ramp(6, 4)})
     same(run(text, x=ramp(6, 4)), want)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_histories_that_share_elements(seed):
+    """Random insertions and erasures, each on any sequence made before: none may change another one."""
+    rng = np.random.default_rng(seed)
+    x = [ramp(3) + i for i in range(5)]
+    made: list[list[np.ndarray]] = [x[:2]]
+    places: list[int] = []
+    nodes: list[str] = []
+    for step in range(1, 40):
+        source = int(rng.integers(max(0, step - 4), step))
+        held = made[source]
+        if held and rng.random() < 0.35:
+            place = int(rng.integers(-len(held), len(held)))
+            nodes.append(f"s{step} = SequenceErase (s{source}, p{step})")
+            made.append([v for i, v in enumerate(held) if i != place % len(held)])
+        else:
+            place = len(held) if rng.random() < 0.7 else int(rng.integers(-len(held), len(held) + 1))
+            new = int(rng.integers(5))
+            nodes.append(f"s{step} = SequenceInsert (s{source}, x{new}, p{step})")
+            at = place + len(held) if place < 0 else place
+            made.append([*held[:at], x[new], *held[at:]])
+        places.append(place)
+    inputs = ", ".join([f"float[3] x{i}" for i in range(5)] + [f"int64 p{i}" for i in range(1, 40)])
+    outputs = ", ".join(f"seq(float[3]) s{i}" for i in range(1, 40))
+    text = f"m (seq(float[3]) s0, {inputs}) => ({outputs}) {{ {' '.join(nodes)} }}"
+    feeds = {f"x{i}": v for i, v in enumerate(x)} | {f"p{i}": np.array(p) for i, p in enumerate(places, 1)}
+    same(run(text, s0=made[0], **feeds), made[1:])
