@@ -22,6 +22,7 @@ PACKAGES = (
     "explore",
     "frontends",
     "interpreter",
+    "language_server",
     "runtime",
     "tools",
     "transforms",
@@ -39,7 +40,7 @@ ORDER = (
     ("registry",),
     ("pipeline_text", "pipelines", "plugins", "skeletons", "costs"),
     ("compiler", "session", "worker", "__init__"),
-    ("explore",),
+    ("explore", "language_server"),
     ("tools",),
 )  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
