@@ -140,6 +140,9 @@ _MATH: dict[str, Function] = {
     "isnan": np.isnan, "isinf": np.isinf, "isfinite": np.isfinite,
 }  # fmt: skip
 
+FUNCTIONS = _MATH
+"""The functions of `math` on numpy arrays, by name."""
+
 
 def _register_math(name: str, function: Function) -> None:
     def run(machine: Machine, op: Operation) -> Results:

@@ -68,6 +68,8 @@ class Machine:
         for op in module.body.block.ops:
             if isinstance(name := op.properties.get("sym_name"), StringAttr):
                 self.functions[name.data] = op
+        self.native: Any = None
+        """Memory and symbols of the functions of the llvm dialect (`interpreter/llvm.py`), once one runs."""
         self._positions: dict[Block, dict[Operation, int]] = {}
 
     def __getitem__(self, value: SSAValue) -> Any:

@@ -8,6 +8,7 @@ from xdsl.dialects.builtin import IntegerAttr, MemRefType, SymbolRefAttr
 from xdsl.ir import Operation
 
 from stepwell.diagnostics import compile_error
+from stepwell.interpreter.llvm import launch_kernel
 from stepwell.interpreter.machine import Machine, Results, meaning, poison
 from stepwell.interpreter.tensor import checked_indices, drop_unit_axes, mixed, shape_of, slices_of
 from stepwell.resources import dtype_of, value_of
@@ -102,7 +103,8 @@ def _get_global(machine: Machine, op: Operation) -> Results:
         definition = machine.functions[key]
         type = op.results[0].type
         assert isinstance(type, MemRefType)
-        value = value_of(definition.properties["initial_value"], machine.ctx)
+        initial = "value" if definition.name == "llvm.mlir.global" else "initial_value"
+        value = value_of(definition.properties[initial], machine.ctx)
         array = np.array(value, dtype_of(type.get_element_type())).reshape(type.get_shape())
         array.flags.writeable = False
         machine.globals[key] = array
@@ -121,9 +123,16 @@ def _launch(machine: Machine, op: Any) -> Results:
     if not kernel.regions[0].blocks:
         machine.call(name, [*arguments, np.int64(0), np.int64(1)], op)
         return []
+    middle = tiles // 2
+    if kernel.name == "llvm.func":
+        size = kernel.attributes.get("stepwell.scratch_bytes")
+        scratch = size.value.data if isinstance(size, IntegerAttr) else 0
+        for begin, end in ((middle, tiles), (0, middle)):
+            if begin != end:
+                launch_kernel(machine, op, kernel, begin, end, scratch)
+        return []
     block = kernel.regions[0].block
     extra = len(block.args) - len(arguments)
-    middle = tiles // 2
     for begin, end in ((middle, tiles), (0, middle)):
         if begin == end:
             continue
