@@ -2,9 +2,9 @@
 
 from stepwell.interpreter import arith, control, linalg, llvm, memref, runtime, tensor, value, vector
 from stepwell.interpreter.llvm import interpret_llvm
-from stepwell.interpreter.machine import MEANINGS, Machine, interpret, meaning
+from stepwell.interpreter.machine import MEANINGS, Machine, OutOfFuel, interpret, meaning, run_main
 
 __all__ = [
-    "MEANINGS", "Machine", "arith", "control", "interpret", "interpret_llvm", "linalg", "llvm",
-    "meaning", "memref", "runtime", "tensor", "text", "value", "vector",
+    "MEANINGS", "Machine", "OutOfFuel", "arith", "control", "interpret", "interpret_llvm", "linalg", "llvm",
+    "meaning", "memref", "run_main", "runtime", "tensor", "text", "value", "vector",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ crash. The runtime's functions (`runtime/c/stepwell_rt.h`) are played by this mo
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,7 @@ class Native:
         block = function.regions[0].blocks[0]
         passed = list(arguments)
         while True:
+            machine.burn()
             values.update(zip(block.args, passed, strict=True))
             last = block.last_op
             assert last is not None, "a block ends in a terminator"
@@ -550,7 +552,9 @@ def _call(machine: Machine, op: Operation) -> Results:
     callee = op.properties.get("callee")
     if not isinstance(callee, SymbolRefAttr):
         raise unsupported(op, "the interpreter calls only named functions", "name the callee")
-    return native_of(machine).call(op, callee.root_reference.data, machine.get(op.operands))[: len(op.results)]
+    return native_of(machine).call(op, callee.root_reference.data, machine.get(op.operands))[
+        : len(op.results)
+    ]
 
 
 def _library_call(op: Operation, name: str, arguments: Sequence[Any]) -> Any:
@@ -635,7 +639,7 @@ def launch_kernel(machine: Machine, op: Any, function: Operation, begin: int, en
 
 def interpret_llvm(
     module: ModuleOp, inputs: Sequence[np.ndarray], ctx: Context, arguments: Sequence[Attribute],
-    results: Sequence[Attribute],
+    results: Sequence[Attribute], fuel: float = inf,
 ) -> list[np.ndarray]:  # fmt: skip
     """
     Run `@stepwell_main` of a module at the llvm level on `inputs`. `arguments` and `results` are the types of
@@ -643,6 +647,7 @@ def interpret_llvm(
     against its alignment, a division that traps, an op without a meaning; `RunError` where the model fails.
     """
     machine = Machine(module, ctx)
+    machine.fuel = fuel
     main = machine.functions.get(_HOST)
     if main is None or main.name != "llvm.func":
         raise compile_error(module, f"there is no function @{_HOST} to run", "lower the module to llvm first")
@@ -671,4 +676,3 @@ def interpret_llvm(
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         found.append(np.frombuffer(buffer[:size].tobytes(), dtype).reshape(shape))
     return found
-

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import count
+from math import inf
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -12,6 +13,7 @@ from xdsl.dialects.builtin import FunctionType, MemRefType, ModuleOp, StringAttr
 from xdsl.ir import Block, Operation, Region, SSAValue
 
 from stepwell.diagnostics import compile_error, unsupported
+from stepwell.errors import RunError
 from stepwell.resources import dtype_of
 
 Results = Sequence[Any]
@@ -46,6 +48,10 @@ def poison(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
     )
 
 
+class OutOfFuel(RunError):
+    """A program was given a limit and runs longer."""
+
+
 class Machine:
     """
     Runs blocks of ops over one store of values.
@@ -70,6 +76,10 @@ class Machine:
                 self.functions[name.data] = op
         self.native: Any = None
         """Memory and symbols of the functions of the llvm dialect (`interpreter/llvm.py`), once one runs."""
+        self.fuel = inf
+        """How many more blocks may be run; a program that needs more ends with `OutOfFuel`."""
+        self.observer: Callable[[Machine, Operation], None] | None = None
+        """Told of every op that ran."""
         self._positions: dict[Block, dict[Operation, int]] = {}
 
     def __getitem__(self, value: SSAValue) -> Any:
@@ -88,6 +98,7 @@ class Machine:
 
     def run_block(self, block: Block, arguments: Sequence[Any]) -> list[Any]:
         values = self.values
+        self.burn()
         for argument, value in zip(block.args, arguments, strict=True):
             values[argument] = value
         for op in block.ops:
@@ -97,6 +108,12 @@ class Machine:
                 return [values[v] for v in op.operands]
             self.run(op)
         return []
+
+    def burn(self) -> None:
+        """Pay for one block."""
+        self.fuel -= 1
+        if self.fuel < 0:
+            raise OutOfFuel("the program runs longer than it was allowed to")
 
     def _share(self, value: SSAValue) -> None:
         """A tensor that a block gives up is no longer the machine's own where `value` has other readers."""
@@ -113,6 +130,8 @@ class Machine:
             assert results is not None, f"{op.name} gave no results"
             for result, value in zip(op.results, results, strict=True):
                 self.values[result] = value
+        if self.observer is not None:
+            self.observer(self, op)
 
     def call(self, name: str, arguments: Sequence[Any], caller: Operation | None = None) -> list[Any]:
         """Run the function `name`."""
@@ -190,10 +209,14 @@ def interpret(
     Run `@main` of `module`, whichever stage it is in, on `inputs`; its results in order.
     Errors: wrong number of inputs, an op without a meaning, an access outside its tensor.
     """
-    machine = Machine(module, ctx)
+    return run_main(Machine(module, ctx), inputs, function)
+
+
+def run_main(machine: Machine, inputs: Sequence[np.ndarray], function: str = "main") -> list[Any]:
+    """What `interpret` does, on a machine that the caller looks into."""
     main = machine.functions.get(function)
     if main is None:
-        raise compile_error(module, f"there is no function @{function} to run", "define it")
+        raise compile_error(machine.module, f"there is no function @{function} to run", "define it")
     arguments = main.regions[0].block.args
     if len(arguments) != len(inputs):
         raise compile_error(

@@ -114,34 +114,33 @@ def _get_global(machine: Machine, op: Operation) -> Results:
 # Two ranges, the last first, each with its own poisoned scratch, as two threads might run them.
 @meaning("schedule.launch")
 def _launch(machine: Machine, op: Any) -> Results:
+    tiles = machine.integer(op.tiles)
+    middle = tiles // 2
+    for part in (range(middle, tiles), range(middle)):
+        if part and not run_tiles(machine, op, part):
+            break
+    return []
+
+
+def run_tiles(machine: Machine, op: Any, tiles: range) -> bool:
+    """Run some tiles of the launch `op`; False if its kernel has no tiles and has run as a whole."""
     name = op.callee.root_reference.data
     kernel = machine.functions.get(name)
     if kernel is None:
         raise compile_error(op, f"no kernel @{name}", "define it")
-    tiles = machine.integer(op.tiles)
-    arguments = machine.get(op.arguments)
     if not kernel.regions[0].blocks:
-        machine.call(name, [*arguments, np.int64(0), np.int64(1)], op)
-        return []
-    middle = tiles // 2
+        machine.call(name, [*machine.get(op.arguments), np.int64(0), np.int64(1)], op)
+        return False
+    size = kernel.attributes.get("stepwell.scratch_bytes")
+    scratch = size.value.data if isinstance(size, IntegerAttr) else 0
     if kernel.name == "llvm.func":
-        size = kernel.attributes.get("stepwell.scratch_bytes")
-        scratch = size.value.data if isinstance(size, IntegerAttr) else 0
-        for begin, end in ((middle, tiles), (0, middle)):
-            if begin != end:
-                launch_kernel(machine, op, kernel, begin, end, scratch)
-        return []
-    block = kernel.regions[0].block
-    extra = len(block.args) - len(arguments)
-    for begin, end in ((middle, tiles), (0, middle)):
-        if begin == end:
-            continue
-        more: list[Any] = [np.int64(begin), np.int64(end)] if extra >= 2 else []
-        if extra in (1, 3):
-            size = kernel.attributes.get("stepwell.scratch_bytes")
-            assert isinstance(size, IntegerAttr), "a kernel with scratch says how much"
-            more.append(_poisoned_bytes(size.value.data))
-        machine.call(name, [*arguments, *more], op)
-        if extra < 2:
-            break
-    return []
+        launch_kernel(machine, op, kernel, tiles.start, tiles.stop, scratch)
+        return True
+    arguments = machine.get(op.arguments)
+    extra = len(kernel.regions[0].block.args) - len(arguments)
+    more: list[Any] = [np.int64(tiles.start), np.int64(tiles.stop)] if extra >= 2 else []
+    if extra in (1, 3):
+        assert isinstance(size, IntegerAttr), "a kernel with scratch says how much"
+        more.append(_poisoned_bytes(scratch))
+    machine.call(name, [*arguments, *more], op)
+    return extra >= 2

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from stepwell import __version__
 from stepwell.errors import CompileError, Error, InternalError, RunError
+from stepwell.tools import stepwell_check
 from stepwell.tools.console import remarks_to, spelled_out
 from stepwell.tools.values import arrays_of, describe, describe_entry, random_inputs, read_inputs
 
@@ -29,6 +30,7 @@ _EXAMPLES = """examples:
   stepwell bench model.onnx --profile --trace trace.json
   stepwell inspect model.onnx
   stepwell explore model.onnx --run -o model.html       # every level, pass and kernel in a page
+  stepwell check model.onnx                             # which pass broke it
 """
 
 
@@ -154,6 +156,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("-o", "--output", metavar="DIR", default=".", help="where to write (default: here)")
     command.add_argument("--debug", action="store_true", help="show Python tracebacks")
     command.set_defaults(run=_new)
+
+    command = commands.add_parser(
+        "check",
+        help="find the pass that broke a model",
+        epilog=stepwell_check.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    stepwell_check.add_arguments(command)
+    _compile_options(command)
+    command.set_defaults(run=_find_fault)
 
     command = commands.add_parser("inspect", help="inputs, outputs, operators and what is not supported")
     command.add_argument("model", help="an .onnx file or a compiled .so")
@@ -407,6 +419,8 @@ def _check(
     """Compare with a second implementation; DESIGN's tolerance |d| <= 1e-3 |ref| + 1e-5 max|ref|."""
     import numpy as np
 
+    from stepwell.comparison import disagreement
+
     if arguments.check == "onnxruntime":
         session = _onnxruntime_session(arguments.model, 1)
         expected = session.run(list(outputs), feeds)
@@ -433,27 +447,6 @@ def _check(
         print(f"{name}: {ratio:.3g} of the tolerance", file=out)
     print("agrees" if worst <= 1.0 else "DIFFERS", f"with {arguments.check}", file=out)
     return 0 if worst <= 1.0 else 1
-
-
-def disagreement(got: Any, want: Any) -> float:
-    """The largest |got - want| as a multiple of the tolerance 1e-3 |want| + 1e-5 max|want|; inf if a NaN differs."""
-    import numpy as np
-
-    if want.size == 0:
-        return 0.0
-    if want.dtype.kind not in "fc" and want.dtype.kind != "V":
-        return 0.0 if np.array_equal(got, want) else float("inf")
-    got, want = got.astype(np.float64), want.astype(np.float64)
-    if not np.array_equal(np.isfinite(got), np.isfinite(want)):
-        return float("inf")
-    finite = np.isfinite(want)
-    if not np.array_equal(got[~finite], want[~finite], equal_nan=True):
-        return float("inf")
-    got, want = got[finite], want[finite]
-    if want.size == 0:
-        return 0.0
-    tolerance = 1e-3 * np.abs(want) + 1e-5 * np.abs(want).max() + 1e-30
-    return float((np.abs(got - want) / tolerance).max())
 
 
 def _onnxruntime_session(path: str, threads: int) -> Any:
@@ -549,6 +542,12 @@ def _explore(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
     size = write_page(recording, output)
     print(f"{output}: {size / 1e6:.1f} MB", file=err)
     return 0
+
+
+def _find_fault(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
+    options, feeds = _options(arguments, arguments.threads), read_inputs(arguments.input, [])
+    with _progress(err) as progress:
+        return stepwell_check.run(arguments, options, feeds, progress, out)
 
 
 def _inspect(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
 
+from stepwell.tools import rewrite_debugging as debugging
 from stepwell.tools.console import Console, Exit, module_text_of, spelled_out, warn_of_unwritten
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ _EXAMPLES = """examples:
   stepwell-opt model.ir -p canonicalize,cse            apply two passes
   stepwell-opt model.ir -p 'set-target{threads=2},cpu-O3' -o out.ir
   stepwell-opt model.ir -p tile-and-fuse --print-ir-after-change
+  stepwell-opt model.ir -p canonicalize --bisect-rewrites   the first rewrite that is wrong
+  stepwell-opt --run-reproducer crash.ir               replay what stepwell wrote
   stepwell-opt --help tile-and-fuse                    what a pass does, and its options
   stepwell-opt --list-passes
   stepwell-opt model.ir --load-pass rules.pat -p rules   apply the rewrite rules of a file
@@ -75,6 +78,17 @@ def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.N
     add("--print-ir-after-change", action="store_true", help="print the IR after passes that change it")
     add("--mlir-print-op-generic", action="store_true", help="print every op in generic form")
     add("--print-debuginfo", "--mlir-print-debuginfo", action="store_true", help="print locations")
+    add("--statistics", action="store_true", help="print ops and rewrites of every pass")
+    add(
+        "--rewrite-limit",
+        type=int,
+        metavar="N",
+        help="stop rewriting after N rewrites in all passes together",
+    )
+    add("--bisect-rewrites", action="store_true", help="name the first rewrite that breaks or changes values")
+    add("--seed", type=int, default=0, help="seed of the inputs of --bisect-rewrites (default 0)")
+    add("--expensive-checks", action="store_true", help="verify and fingerprint the IR after every pattern")
+    add("--run-reproducer", action="store_true", help="apply the passes that the head of the file names")
     add("--timing", action="store_true", help="print the time of every pass")
     add("--remarks", metavar="missed|applied|all[:json]", help="say what passes did and could not do (all)")
     add("--debug", action="store_true", help="show tracebacks")
@@ -95,6 +109,7 @@ class _Run:
         self.passes: dict[str, str | type[ModulePass]] = {}
         self.times: list[tuple[str, float]] = []
         self.running: ModulePass | None = None
+        self.statistics = debugging.Statistics() if options.statistics else None
 
     def run(self) -> int:
         from stepwell.pipelines import print_pipeline, resolve_pipeline
@@ -107,11 +122,15 @@ class _Run:
                 return self._check_rules()
             if self.options.help is not None:
                 return self._explain_pass(self.options.help)
+            if self.options.run_reproducer:
+                return self._run_reproducer()
             stages = resolve_pipeline(self.options.pipeline, self.passes)
             if self.options.print_pipeline:
                 self.stdout.write(f"{print_pipeline(stages)}\n")
                 return 0
             name, text = self.console.read(self.options.input)
+            if self.options.bisect_rewrites:
+                return debugging.bisect(self.console, self.options, name, text, stages)
         except Exception as error:
             return self._report(error)
         chunks = [text]
@@ -131,6 +150,22 @@ class _Run:
                 return self._report(error)
         if self.options.timing:
             self._print_times()
+        if self.statistics is not None:
+            self.statistics.show(self.stderr)
+        return status
+
+    def _run_reproducer(self) -> int:
+        """Replay a file that stepwell-reduce, stepwell check or a failed pass has left."""
+        from stepwell.pipelines import resolve_pipeline
+
+        name, text = self.console.read(self.options.input)
+        found = debugging.reproducer_in(name, text)
+        if found.before is not None:
+            return debugging.replay_miscompile(self.console, name, text, found, self.passes)
+        outputs: list[str] = []
+        status = self._process(name, text, resolve_pipeline(found.pipeline, self.passes), outputs)
+        if status == 0:
+            self.console.write(self.options.output, "".join(outputs))
         return status
 
     def _process(self, name: str, text: str, stages: "list[Stage]", outputs: list[str]) -> int:
@@ -169,6 +204,7 @@ class _Run:
 
         from stepwell.compat import print_module
         from stepwell.pipelines import run_pipeline
+        from stepwell.rewriting import logged_rewrites
         from stepwell.tools.console import remarks_to
 
         options = self.options
@@ -184,15 +220,24 @@ class _Run:
                 show(stage, "before")
             if options.print_ir_after_change:
                 text_before = print_module(module)
+            if self.statistics is not None:
+                self.statistics.before(str(stage), module, log)
             started = perf_counter()
 
         def after(stage: "Stage", module: "ModuleOp") -> None:
+            if self.statistics is not None:
+                self.statistics.after(module, log)
             self.times.append((str(stage), perf_counter() - started))
             changed = options.print_ir_after_change and print_module(module) != text_before
             if options.print_ir_after_all or changed or stage.instance.name in options.print_ir_after:
                 show(stage, "after")
 
-        with remarks_to(self.stderr, options.remarks):
+        checks = debugging.ExpensiveChecks(module) if options.expensive_checks else None
+        hooks = (checks.after_rewrite, checks.after_no_match) if checks else (None, None)
+        remarks = remarks_to(self.stderr, options.remarks)
+        with remarks, logged_rewrites(options.rewrite_limit, *hooks) as log:
+            if checks is not None:
+                checks.begin()
             run_pipeline(
                 ctx, module, stages, before=before, after=after, verify_each=not options.no_verify_each
             )

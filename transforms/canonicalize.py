@@ -347,25 +347,26 @@ class _Forms(RewritePattern):
     """The canonical forms that an op class carries: xDSL's, or those beside one of our dialects."""
 
     def match_and_rewrite(self, op: Operation, rewriter: PatternRewriter):
-        for match in _forms_of(type(op)):
+        for name, match in _forms_of(type(op)):
             match(op, rewriter)
             if rewriter.has_done_action:
+                rewriter.rule = name  # pyright: ignore[reportAttributeAccessIssue]
                 return
 
 
 @cache
-def _forms_of(op_class: type[Operation]) -> Sequence[Callable[[Any, PatternRewriter], None]]:
-    found: list[Callable[[Any, PatternRewriter], None]] = []
+def _forms_of(op_class: type[Operation]) -> Sequence[tuple[str, Callable[[Any, PatternRewriter], None]]]:
+    found: list[tuple[str, Callable[[Any, PatternRewriter], None]]] = []
     for pattern in _PATTERNS:
         classes, match = matcher_of(pattern)
         if classes is None or issubclass(op_class, classes):
-            found.append(match)
+            found.append((type(pattern).__name__, match))
     traits = getattr(op_class, "traits", None)
     if traits is not None and not issubclass(op_class, _OWN):
         for trait in traits.traits:
             if isinstance(trait, HasCanonicalizationPatternsTrait):
                 for pattern in trait.get_patterns(op_class):
-                    found.append(matcher_of(pattern)[1])
+                    found.append((type(pattern).__name__, matcher_of(pattern)[1]))
     return tuple(found)
 
 

@@ -11,7 +11,7 @@ from xdsl.traits import IsolatedFromAbove, IsTerminator
 
 from stepwell.dominance import dominator_tree
 from stepwell.effects import Effect, effect_of
-from stepwell.rewriting import fuse_locations
+from stepwell.rewriting import fuse_locations, may_rewrite, note_rewrite
 
 _Key = tuple[object, ...]
 
@@ -91,7 +91,7 @@ class _Merger:
             self.memory if effect is Effect.READ else -1,
         )
         candidates = self.known.setdefault(key, [])
-        for known in reversed(candidates):
+        for known in reversed(candidates) if may_rewrite() else ():
             if all(a.is_structurally_equivalent(b) for a, b in zip(known.regions, op.regions, strict=True)):
                 self._replace(op, known)
                 return
@@ -107,6 +107,7 @@ class _Merger:
         op.detach()
         op.erase()
         self.changed = True
+        note_rewrite("merge_equal_ops", known.name, known.location)
 
 
 def _is_constant(op: Operation) -> bool:

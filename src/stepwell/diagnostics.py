@@ -102,6 +102,15 @@ def layers_of(loc: Attribute) -> tuple[str, ...]:
     return tuple(names)
 
 
+def source_names(loc: Attribute) -> list[str]:
+    """The source nodes that an op at `loc` stands for, or else their lines: of merged ops several, in order."""
+    if names := layers_of(loc):
+        return list(names)
+    if isinstance(loc, FileLineColLoc):
+        return [f"{loc.filename.data}:{loc.line.data}"]
+    return [name for inner in _inner_locations(loc) for name in source_names(inner)]
+
+
 def _inner_locations(loc: Attribute) -> tuple[Attribute, ...]:
     if isinstance(loc, NameLoc):
         return (loc.location,)

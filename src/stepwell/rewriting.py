@@ -1,7 +1,10 @@
 """The one rewrite driver: patterns indexed by op class, benefit, an iteration cap, locations carried."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 
 from xdsl.dialects.builtin import FusedLoc, LocationAttr, NoneAttr, UnknownLoc
 from xdsl.ir import Operation, Region, SSAValue
@@ -14,6 +17,75 @@ from stepwell.errors import InternalError
 _REWRITES_PER_OP = 100
 _MAX_FUSED = 8
 """Locations that a merged op keeps; the first ones, which are those of the op that was matched."""
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """One rewrite that was done: by which rule, of an op of which name, at which place."""
+
+    rule: str
+    op: str
+    location: LocationAttr
+
+    def __str__(self) -> str:
+        return f"{self.rule} on {self.op}"
+
+
+@dataclass
+class RewriteLog:
+    """
+    The rewrites of all passes while it is open, in order; at `limit` of them no pass does another one, as with
+    LLVM's `-opt-bisect-limit`. Analyses and conversions of whole functions are no rewrites: they go on.
+    """
+
+    limit: int | None = None
+    on_rewrite: Callable[[Rewrite], None] | None = None
+    """Told of each rewrite when its IR is whole again."""
+    on_no_match: Callable[[str, Operation], None] | None = None
+    """Told of each pattern of `rewrite` that left an op alone."""
+    done: list[Rewrite] = field(default_factory=list)
+
+    @property
+    def is_full(self) -> bool:
+        return self.limit is not None and len(self.done) >= self.limit
+
+
+_log: ContextVar[RewriteLog | None] = ContextVar("rewrites", default=None)
+
+
+@contextmanager
+def logged_rewrites(
+    limit: int | None = None,
+    on_rewrite: Callable[[Rewrite], None] | None = None,
+    on_no_match: Callable[[str, Operation], None] | None = None,
+) -> Iterator[RewriteLog]:
+    """Log what `rewrite` and the passes that ask `may_rewrite` do inside."""
+    log = RewriteLog(limit, on_rewrite, on_no_match)
+    token = _log.set(log)
+    try:
+        yield log
+    finally:
+        _log.reset(token)
+
+
+def may_rewrite() -> bool:
+    """Whether a rewrite may be done: false behind the limit of the log that is open."""
+    log = _log.get()
+    return log is None or not log.is_full
+
+
+def is_logging() -> bool:
+    return _log.get() is not None
+
+
+def note_rewrite(rule: str, op: str, location: LocationAttr) -> None:
+    """Enter a rewrite, that has been done, of an op named `op`, into the log that is open."""
+    log = _log.get()
+    if log is not None:
+        done = Rewrite(rule, op, location)
+        log.done.append(done)
+        if log.on_rewrite is not None:
+            log.on_rewrite(done)
 
 
 def rewrite(op: Operation | Region, patterns: Sequence[RewritePattern]) -> bool:
@@ -40,6 +112,7 @@ class _Driver:
         self.erased: list[LocationAttr] = []
         self.counts: Counter[str] = Counter()
         self.rewrites = 0
+        self.log = _log.get()
 
     def run(self) -> bool:
         changed = False
@@ -52,6 +125,8 @@ class _Driver:
             while (op := self._pop()) is not None:
                 if op.parent is None:
                     continue
+                if self.log is not None and self.log.is_full:
+                    return changed or again
                 if rewriter is None:
                     rewriter = self._rewriter(op)
                 again |= self._rewrite_op(op, rewriter, limit)
@@ -74,10 +149,12 @@ class _Driver:
         rewriter.has_done_action = False
         rewriter.insertion_point = InsertPoint.before(op)
         rewriter.name_hint = None
-        location = op.location
+        location, op_name = op.location, op.name
         for name, match_and_rewrite in self._patterns_for(type(op)):
             match_and_rewrite(op, rewriter)
             if not rewriter.has_done_action:
+                if self.log is not None and self.log.on_no_match is not None:
+                    self.log.on_no_match(name, op)
                 continue
             self._carry_location(location)
             self.counts[name] += 1
@@ -89,6 +166,8 @@ class _Driver:
                 )
             if op.parent is not None:
                 self._push(op)
+            if self.log is not None:
+                note_rewrite(getattr(rewriter, "rule", None) or name, op_name, location)
             return True
         return False
 

@@ -12,6 +12,7 @@ from stepwell.dialects.graph import ConstantOp, GraphOp, dims_of
 from stepwell.dialects.graph.core import int_attr
 from stepwell.dialects.stepwell import target_of
 from stepwell.remarks import applied, listening, missed
+from stepwell.rewriting import may_rewrite, note_rewrite
 from stepwell.targets import Target
 from stepwell.transforms.graph.emitter import element_type, static_shape
 
@@ -48,11 +49,15 @@ class ChooseConvolutionPass(ModulePass):
                 if obstacle is None:
                     costs = _costs(conv, target)
                     tile = min(costs, key=costs.__getitem__) if self.tile == "auto" else int(self.tile)
+                    if tile and not may_rewrite():
+                        tile = 0
                     if listening():
                         _remark(conv, tile, costs)
                 else:
                     missed(conv, f"direct convolution: {obstacle}")
                 conv.properties["winograd"] = int_attr(tile)
+                if tile:
+                    note_rewrite(f"winograd_{tile}", conv.name, conv.location)
 
 
 def _obstacle(conv: GraphOp) -> str | None:

@@ -29,6 +29,7 @@ from stepwell.dialects.graph import (
 )
 from stepwell.dialects.graph.shape import substitute, symbols_of
 from stepwell.resources import constant_attr, value_of
+from stepwell.rewriting import is_logging, may_rewrite, note_rewrite
 
 
 class Emitter:
@@ -165,8 +166,8 @@ def _apply_in_region(region: Region, emitter: Emitter, rules: Mapping[str, Seque
                 changed |= _apply_in_region(inner, emitter, rules)
             following = op.next_op
             if isinstance(op, GraphOp):
-                for rule in rules.get(op.ONNX_NAME, ()):
-                    before = op.prev_op
+                for rule in rules.get(op.ONNX_NAME, ()) if may_rewrite() else ():
+                    before, name, location = op.prev_op, op.name, op.location
                     results = rule(op, emitter.at(op))
                     if results is None:
                         continue
@@ -178,9 +179,20 @@ def _apply_in_region(region: Region, emitter: Emitter, rules: Mapping[str, Seque
                     replace(op, results)
                     following = made if made is not op else following
                     changed = True
+                    if is_logging():
+                        _update_function_around(block)
+                        note_rewrite(rule.__name__, name, location)
                     break
             op = following
     return changed
+
+
+def _update_function_around(block: Block) -> None:
+    parent = block.parent_op()
+    while parent is not None and not isinstance(parent, FuncOp):
+        parent = parent.parent_op()
+    if parent is not None:
+        update_function_type(parent)
 
 
 def set_type(value: SSAValue, type: Attribute) -> SSAValue:

@@ -24,6 +24,7 @@ from xdsl.ir.affine import AffineConstantExpr, AffineDimExpr, AffineExpr, Affine
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
+from stepwell.rewriting import may_rewrite, note_rewrite
 from stepwell.transforms.linalg.indices import linear
 from stepwell.transforms.linalg.structure import maps_of, reduction_dims
 
@@ -54,8 +55,9 @@ class CollapseDimsPass(ModulePass):
             if isinstance(inner, func.CallOp):
                 calls.setdefault(inner.callee.string_value(), []).append(inner)
         for function in list(op.body.block.ops):
-            if isinstance(function, func.FuncOp) and KERNEL in function.attributes:
+            if isinstance(function, func.FuncOp) and KERNEL in function.attributes and may_rewrite():
                 _collapse_kernel(function, calls.get(function.sym_name.data, []))
+                note_rewrite("collapse_kernel", f"@{function.sym_name.data}", function.location)
 
 
 def _collapse_kernel(function: func.FuncOp, calls: list[func.CallOp]) -> None:

@@ -16,6 +16,7 @@ from xdsl.passes import ModulePass
 
 from stepwell.dialects.stepwell import target_of
 from stepwell.resources import constant_attr, value_of
+from stepwell.rewriting import may_rewrite, note_rewrite
 
 _SMALLEST_NORMAL = np.finfo(np.float32).smallest_normal
 
@@ -42,6 +43,7 @@ class FlushDenormalsPass(ModulePass):
             if isinstance(value, DenseResourceAttr | DenseIntOrFPElementsAttr):
                 array = value_of(value, ctx)
                 denormal = (np.abs(array) < _SMALLEST_NORMAL) & (array != 0)
-                if denormal.any():
+                if denormal.any() and may_rewrite():
                     flushed = np.where(denormal, np.float32(0), array)
                     constant.properties["value"] = constant_attr(flushed, ctx, type.element_type)
+                    note_rewrite("flush_denormals", constant.name, constant.location)

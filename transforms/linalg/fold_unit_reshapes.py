@@ -11,6 +11,7 @@ from xdsl.ir.affine import AffineDimExpr, AffineExpr, AffineMap
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
+from stepwell.rewriting import may_rewrite, note_rewrite
 from stepwell.transforms.linalg.structure import contraction_operands, generic, maps_of
 
 
@@ -30,7 +31,7 @@ class FoldUnitReshapesPass(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         reshapes: set[tensor.ExpandShapeOp | tensor.CollapseShapeOp] = set()
         for reader in [o for o in op.walk() if isinstance(o, linalg.GenericOp)]:
-            if contraction_operands(reader) is None:
+            if contraction_operands(reader) is None and may_rewrite():
                 _fold(reader, reshapes)
         for reshape in reshapes:
             if not reshape.results[0].uses:
@@ -55,6 +56,7 @@ def _fold(reader: linalg.GenericOp, reshapes: set) -> None:
     if changed:
         new = generic(inputs, reader.outputs, maps, reader, reader.detach_region(reader.body))
         Rewriter.replace_op(reader, new)
+        note_rewrite("read_through_reshapes", new.name, new.location)
 
 
 def _names_all_dims(maps: list[AffineMap]) -> bool:

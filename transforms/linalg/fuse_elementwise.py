@@ -20,7 +20,7 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from stepwell.remarks import applied, missed
-from stepwell.rewriting import fuse_locations
+from stepwell.rewriting import fuse_locations, may_rewrite, note_rewrite
 from stepwell.transforms.linalg.structure import (
     contraction_operands,
     generic,
@@ -62,15 +62,17 @@ class FuseElementwisePass(ModulePass):
     def _absorb_producers(self, consumer: linalg.GenericOp) -> None:
         consumer = _drop_repeated_inputs(consumer)
         k = 0
-        while k < len(consumer.inputs):
+        while k < len(consumer.inputs) and may_rewrite():
             value = consumer.inputs[k]
             if (scalar := _splat_value(value)) is not None and not _gives_extents(consumer, k):
                 consumer = _inline_scalar(consumer, k, scalar)
+                note_rewrite("inline_scalar", consumer.name, consumer.location)
             elif (obstacle := self._obstacle(consumer, k)) is None:
                 consumer = _merge(consumer, k)
                 applied(
                     consumer, "the producer of an operand is merged into one loop", ops=_body_size(consumer)
                 )
+                note_rewrite("merge_producer", consumer.name, consumer.location)
             else:
                 if obstacle:
                     missed(consumer, f"operand {k} is not merged: {obstacle}")

@@ -22,6 +22,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from stepwell.dialects.stepwell import target_of
 from stepwell.resources import constant_attr, value_of
+from stepwell.rewriting import may_rewrite, note_rewrite
 from stepwell.targets import Target
 from stepwell.transforms.linalg.assign_schedules import register_tile
 from stepwell.transforms.linalg.indices import linear
@@ -64,8 +65,10 @@ class PackWeightsPass(ModulePass):
         packed: dict[tuple, arith.ConstantOp] = {}
         for contraction in [o for o in op.walk() if isinstance(o, linalg.GenericOp)]:
             if (factors := contraction_operands(contraction)) is not None:
-                for factor in factors:
+                location = contraction.location
+                for factor in factors if may_rewrite() else ():
                     if _pack(contraction, factor, target, ctx, packed):
+                        note_rewrite("pack_factor", "linalg.generic", location)
                         break
 
 

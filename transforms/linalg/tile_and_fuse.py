@@ -24,6 +24,7 @@ from xdsl.passes import ModulePass
 from stepwell.dialects.scf import ForallOp, InParallelOp
 from stepwell.dialects.schedule import TileAttr
 from stepwell.dialects.tensor import ParallelInsertSliceOp
+from stepwell.rewriting import may_rewrite, note_rewrite
 from stepwell.transforms.linalg.indices import Extent, IndexBuilder, constant_of, domain_of, linear, packed
 from stepwell.transforms.linalg.structure import contraction_operands, maps_of, output_map, reduction_dims
 
@@ -49,8 +50,9 @@ class TileAndFusePass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         for function in op.body.block.ops:
-            if isinstance(function, func.FuncOp) and KERNEL in function.attributes:
+            if isinstance(function, func.FuncOp) and KERNEL in function.attributes and may_rewrite():
                 _tile_kernel(function)
+                note_rewrite("tile_kernel", f"@{function.sym_name.data}", function.location)
 
 
 class _CannotTile(Exception):

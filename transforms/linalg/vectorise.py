@@ -34,6 +34,7 @@ from stepwell.dialects.stepwell import target_of
 from stepwell.dialects.text import StringType
 from stepwell.dialects.vector import MultiReductionOp, ShapeCastOp, StepOp, TransposeOp
 from stepwell.remarks import applied, listening, missed
+from stepwell.rewriting import may_rewrite, note_rewrite
 from stepwell.transforms.linalg.indices import Extent, IndexBuilder, bound_of, domain_of, linear, packed
 from stepwell.transforms.linalg.structure import maps_of, output_map, reduction_dims
 
@@ -56,8 +57,9 @@ class VectorisePass(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         contract = target_of(op).fp != "strict"
         for function in op.body.block.ops:
-            if isinstance(function, func.FuncOp) and KERNEL in function.attributes:
+            if isinstance(function, func.FuncOp) and KERNEL in function.attributes and may_rewrite():
                 _vectorise_kernel(function, contract)
+                note_rewrite("vectorise_kernel", f"@{function.sym_name.data}", function.location)
 
 
 def _vectorise_kernel(function: func.FuncOp, contract: bool) -> None:

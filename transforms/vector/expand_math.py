@@ -36,6 +36,7 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from stepwell.dialects.arith import CmpfOp, CmpiOp, FPToSIOp, SelectOp, SIToFPOp
+from stepwell.rewriting import may_rewrite, note_rewrite
 
 _INDEX = IndexType()
 _NONE = {"fastmath": arith.FastMathFlagsAttr("none")}
@@ -613,7 +614,8 @@ class ExpandMathPass(ModulePass):
             for inner in [inner for inner in func.walk() if inner.name.startswith("math.")]:
                 assert inner.parent is not None, "an op of a function is in a block"
                 builder.block, builder.at, builder.location = inner.parent, inner, inner.location
-                if (value := _expand(builder, inner)) is not None:
+                if may_rewrite() and (value := _expand(builder, inner)) is not None:
                     inner.results[0].replace_all_uses_with(value)
                     inner.detach()
                     inner.erase()
+                    note_rewrite(f"expand {inner.name}", inner.name, builder.location)

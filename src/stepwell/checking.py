@@ -1,0 +1,600 @@
+"""Finding the pass that broke a model: every level on its interpreter, then pass by pass, then rewrite by rewrite.
+
+The reference is the module as it was read, on the interpreter of its level; the judge, where there is one, is the same
+module in float64, so that another order of additions is no error. The first level whose results differ is taken
+apart: the module in front of it goes down again pass by pass, and the first pass behind which the results differ is the
+one; then the first of its rewrites, the layer whose value it spoils, and a small module that shows it.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation
+from xdsl.utils.exceptions import PassFailedException
+
+from stepwell.comparison import compare, random_array
+from stepwell.compat import StepwellContext
+from stepwell.compiler import Compilation, Options
+from stepwell.diagnostics import one_line, source_names
+from stepwell.errors import Error, InternalError, RunError, UnsupportedError
+from stepwell.execution import (
+    Interface,
+    interface_of,
+    main_of,
+    run_in_float64,
+    run_module,
+    through_ll,
+)
+from stepwell.interpreter import Machine, OutOfFuel
+from stepwell.pipelines import LEVELS, Stage, print_pipeline, run_pipeline
+from stepwell.predicates import FAILURES, Miscompile, Outcome, outcome_of_run
+from stepwell.rewriting import logged_rewrites
+
+STAGES = ("import", *LEVELS, "ll", "so")
+"""What is compared, from the model down; ONNX Runtime stands beside "import"."""
+
+PRINTER = "print-llvm-ir"
+"""The printer of LLVM IR, named as if it were a pass."""
+CLANG = "clang"
+_EXTENT = 3
+"""Of an unknown extent that --dim does not give: more than one, so that a mistake in a tail shows."""
+FUEL = 2_000_000
+"""Blocks that the interpreter of one stage may run, some 20 to 60 seconds; `thorough` lifts it."""
+
+
+@dataclass
+class StageResult:
+    """One line of the report."""
+
+    name: str
+    status: str
+    """"reference", "agrees", "differs", "fails", "skipped"."""
+    detail: str = ""
+    ratio: float = 0.0
+    """The worst difference as a part of the tolerance."""
+    seconds: float = 0.0
+
+
+@dataclass
+class Finding:
+    """What broke it."""
+
+    stage: str
+    pass_name: str
+    """The first pass behind which the values differ, with its options."""
+    difference: str
+    rewrite: str = ""
+    """The first rewrite of that pass after which they differ, where it works by rewrites."""
+    rewrite_number: int = 0
+    layer: str = ""
+    """The first layer of the model whose value differs."""
+    kernel: str = ""
+    pipeline: str = ""
+    """What `stepwell-opt` runs up to and including the pass."""
+    reproducer: str = ""
+    reproducer_ops: int = 0
+
+
+@dataclass
+class Report:
+    """All that a check found."""
+
+    stages: list[StageResult] = field(default_factory=list)
+    finding: Finding | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def agrees(self) -> bool:
+        return self.finding is None and all(s.status not in ("differs", "fails") for s in self.stages)
+
+
+Progress = Callable[[str, str], None]
+
+
+@dataclass
+class Check:
+    """One model under one set of options."""
+
+    options: Options
+    seed: int = 0
+    feeds: Mapping[str, Any] = field(default_factory=dict)
+    thorough: bool = False
+    reduce_s: float = 60.0
+    """Seconds for a reduced reproducer; 0: none."""
+    reproducer: Path | None = None
+    """Where it goes; None: a new file in the directory for temporary ones."""
+    with_onnxruntime: bool = True
+    last: str = "so"
+    """The last of `STAGES` to compare."""
+    progress: Progress = lambda stage, step: None
+    report: Report = field(default_factory=Report, init=False)
+
+    def run(self, model: Any) -> Report:
+        """Check `model`: a path, or what `Compilation.read` takes."""
+        self.model = model
+        compilation = Compilation(self.options, self.progress)
+        compilation.read(model)
+        self.start, self.imported = compilation.start, compilation.module.clone()
+        self.ctx = _copy_of(compilation.ctx)
+        self.interface = interface_of(self.imported)
+        self.inputs = self._inputs()
+        self.layers = _Layers(self.imported)
+        if not self._reference():
+            return self.report
+        self._onnxruntime()
+        for level in LEVELS[compilation.start :]:
+            if self._is_behind(level):
+                return self.report
+            if not self._level(compilation, level):
+                return self.report
+        if not self._is_behind("ll") and self._ll(compilation) and not self._is_behind("so"):
+            self._so(compilation)
+        return self.report
+
+    def _is_behind(self, stage: str) -> bool:
+        return STAGES.index(stage) > STAGES.index(self.last)
+
+    # --- the stages ------------------------------------------------------------------------------
+
+    @property
+    def _fuel(self) -> float:
+        return float("inf") if self.thorough else FUEL
+
+    def _inputs(self) -> list[Any]:
+        """Values for the inputs: those given, the others random."""
+        main = main_of(self.imported)
+        names = _names(main, len(self.interface.arguments))
+        if unknown := [name for name in self.feeds if name not in names]:
+            raise RunError(f"there is no input {unknown[0]!r}; the inputs are {', '.join(names)}")
+        dims = dict(self.options.dims)
+        entries = [
+            _entry(name, type, dims) for name, type in zip(names, self.interface.arguments, strict=True)
+        ]
+        wanted = [entry for entry in entries if entry.name not in self.feeds]
+        if unfit := [entry.name for entry in wanted if entry.dtype is None]:
+            raise UnsupportedError(f"input {unfit[0]!r} is no tensor of numbers: give it with --input")
+        rng = np.random.default_rng(self.seed)
+        feeds = {entry.name: random_array(rng, entry.shape, entry.dtype) for entry in wanted} | dict(
+            self.feeds
+        )
+        return [feeds[name] for name in names]
+
+    def _reference(self) -> bool:
+        self.progress("import", "run")
+        begin = time.perf_counter()
+        self.exact: list[Any] | None = None
+        try:
+            self.want = run_module(self.imported, self.ctx, self.inputs, fuel=self._fuel)
+        except OutOfFuel:
+            raise UnsupportedError(
+                "the interpreter would take too long for this model; use --thorough or smaller --dim"
+            ) from None
+        except PassFailedException as error:
+            from stepwell.diagnostics import public_error
+
+            raise public_error(error) from error
+        self.want = [w if isinstance(w, list) or w is None else np.array(w) for w in self.want]
+        try:
+            self.exact = run_in_float64(
+                self.imported, self.ctx, self.inputs, self.layers.exact.observe, self._fuel
+            )
+        except (*FAILURES, ValueError, TypeError) as error:
+            self.report.notes.append(f"no judge in float64 at this level ({one_line(error)})")
+        off = compare(self.want, self.want, self.exact)
+        detail = "on the interpreter" + (
+            "" if self.exact is None else f"; float64 judge, {off.ulps:.3g} ulp away"
+        )
+        self.report.stages.append(
+            StageResult("import", "reference", detail, seconds=time.perf_counter() - begin)
+        )
+        return True
+
+    def _onnxruntime(self) -> None:
+        if not isinstance(self.model, str | Path) or not str(self.model).endswith(".onnx"):
+            return
+        if not self.with_onnxruntime:
+            return
+        try:
+            import onnxruntime
+        except ImportError:
+            self.report.stages.append(StageResult("onnxruntime", "skipped", "it is not installed"))
+            return
+        self.progress("onnxruntime", "run")
+        begin = time.perf_counter()
+        try:
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 3
+            session = onnxruntime.InferenceSession(
+                str(self.model), options, providers=["CPUExecutionProvider"]
+            )
+            names = [given.name for given in session.get_inputs()]
+            got: Any = session.run(None, dict(zip(names, self.inputs, strict=True)))
+        except Exception as error:  # whatever another engine says of the model
+            result = StageResult("onnxruntime", "skipped", f"it refuses the model: {one_line(error)}")
+            self.report.stages.append(result)
+            return
+        difference = compare(got, self.want, self.exact)
+        self._enter("onnxruntime", Outcome("agrees" if difference.agrees else "differs", difference), begin)
+        if not difference.agrees:
+            self.report.notes.append(
+                "ONNX Runtime differs from the model as it was imported: the importer, the interpreter or ONNX Runtime"
+                " is wrong, no pass"
+            )
+
+    def _enter(self, stage: str, outcome: Outcome, begin: float) -> None:
+        seconds = time.perf_counter() - begin
+        status = "fails" if outcome.kind == "breaks" else outcome.kind
+        ratio = outcome.difference.ratio
+        self.report.stages.append(StageResult(stage, status, str(outcome), ratio, seconds))
+
+    def _outcome(self, module: ModuleOp, ctx: StepwellContext, interface: Interface) -> Outcome:
+        return outcome_of_run(module, ctx, self.inputs, self.want, self.exact, interface, self._fuel)
+
+    def _level(self, compilation: Compilation, level: str) -> bool:
+        """Lower to `level` and compare; True if the next level is to be looked at."""
+        begin = time.perf_counter()
+        try:
+            compilation.lower_to(level)
+        except InternalError as error:
+            self._enter(level, Outcome("breaks", message=str(error)), begin)
+            self.report.finding = Finding(level, _pass_in(str(error)), str(error))
+            return False
+        self.progress(level, "run")
+        self.interface = interface_of(compilation.module, self.interface)
+        try:
+            outcome = self._outcome(compilation.module, compilation.ctx, self.interface)
+        except OutOfFuel:
+            self.report.stages.append(
+                StageResult(level, "skipped", "too long for the interpreter; --thorough runs it", 0.0)
+            )
+            return True
+        self._enter(level, outcome, begin)
+        if outcome.is_bad:
+            self._locate(level, compilation)
+        return not outcome.is_bad
+
+    def _ll(self, compilation: Compilation) -> bool:
+        """The text of LLVM IR, read back and run."""
+        self.progress("ll", "run")
+        begin = time.perf_counter()
+        try:
+            module = through_ll(compilation.module, compilation.ctx)
+            outcome = self._outcome(module, compilation.ctx, self.interface)
+        except OutOfFuel:
+            self.report.stages.append(StageResult("ll", "skipped", "too long for the interpreter"))
+            return True
+        except FAILURES as error:
+            outcome = Outcome("fails", message=one_line(error))
+        self._enter("ll", outcome, begin)
+        if outcome.is_bad:
+            self._found("ll", PRINTER, outcome, compilation.pipeline("llvm"), compilation._applied, [], True)
+        return not outcome.is_bad
+
+    def _so(self, compilation: Compilation) -> None:
+        """The compiled library; where it differs, kernel by kernel."""
+        from stepwell.backends.cpu.cache import temporary_directory
+        from stepwell.runtime import load
+
+        self.progress("so", "compile and run")
+        begin = time.perf_counter()
+        names = _names(main_of(self.imported), len(self.inputs))
+        try:
+            with temporary_directory() as directory:
+                path = directory / "checked.so"
+                compilation.build(path)
+                model = load(path, threads=self.options.threads)
+                got = list(model.run(dict(zip(names, self.inputs, strict=True))).values())
+        except InternalError:
+            raise
+        except Error as error:
+            outcome = Outcome("fails", message=one_line(error))
+        else:
+            difference = compare(got, self.want, self.exact)
+            outcome = Outcome("agrees" if difference.agrees else "differs", difference)
+        self._enter("so", outcome, begin)
+        if outcome.is_bad:
+            self._locate_native(outcome, compilation)
+
+    # --- which pass ------------------------------------------------------------------------------
+
+    def _before(self, stages: Sequence[Stage]) -> tuple[ModuleOp, StepwellContext, Interface]:
+        """The model as it is behind `stages`."""
+        module, ctx = self.imported.clone(), _copy_of(self.ctx)
+        run_pipeline(ctx, module, list(stages))
+        return module, ctx, interface_of(module, self.interface)
+
+    def _locate(self, level: str, compilation: Compilation) -> None:
+        """Name the pass of `level` that breaks it."""
+        stages = compilation._stages(level)
+        applied = compilation._applied[: len(compilation._applied) - len(stages)]
+        module, ctx, interface = self._before(applied)
+        for index, stage in enumerate(stages):
+            self.progress(level, str(stage))
+            before = module.clone()
+            run_pipeline(ctx, module, [stage])
+            interface = interface_of(module, interface)
+            if before.is_structurally_equivalent(module):
+                continue
+            outcome = self._outcome(module, ctx, interface)
+            if outcome.is_bad:
+                prefix = [*applied, *stages[:index]]
+                finding = self._found(
+                    level, str(stage), outcome, print_pipeline([*prefix, stage]), prefix, [stage], False
+                )
+                self._locate_rewrite(finding, before, ctx, stage, interface)
+                self._locate_layer(finding, before, module, ctx)
+                return
+        last = stages[-1]
+        self.report.finding = Finding(level, str(last), "the passes one by one do not show it")
+
+    def _locate_rewrite(
+        self, finding: Finding, before: ModuleOp, ctx: StepwellContext, stage: Stage, interface: Interface
+    ) -> None:
+        """The first rewrite of the pass after which the values differ, by bisection."""
+
+        def is_bad(limit: int) -> bool:
+            module = before.clone()
+            with logged_rewrites(limit):
+                try:
+                    stage.apply(_copy_of(ctx), module)
+                except PassFailedException:
+                    pass  # a conversion that was stopped half way says so
+            try:
+                return self._outcome(module, ctx, interface_of(module, interface)).is_bad
+            except FAILURES:
+                return True
+
+        with logged_rewrites() as log:
+            stage.apply(_copy_of(ctx), before.clone())
+        if not log.done or is_bad(0):
+            return
+        number = bisect_rewrites(len(log.done), is_bad)
+        if number is not None:
+            finding.rewrite, finding.rewrite_number = str(log.done[number - 1]), number
+            names = source_names(log.done[number - 1].location)
+            finding.layer = names[0] if names else ""
+
+    def _locate_layer(
+        self, finding: Finding, before: ModuleOp, after: ModuleOp, ctx: StepwellContext
+    ) -> None:
+        """The first layer whose value is right before the pass and wrong behind it."""
+        good, bad = _Values(self.layers.order), _Values(self.layers.order)
+        for module, values in ((before, good), (after, bad)):
+            try:
+                run_module(module, ctx, self.inputs, self.interface, values.observe, self._fuel)
+            except FAILURES:
+                pass  # up to where it stops
+            except Exception:  # IR that is wrong enough to break the interpreter itself
+                pass
+        if (layer := self.layers.first_wrong(good, bad)) is not None:
+            finding.layer = layer
+
+    def _found(
+        self, stage: str, name: str, outcome: Outcome, pipeline: str, prefix: Sequence[Stage],
+        suspect: Sequence[Stage], through: bool,
+    ) -> Finding:  # fmt: skip
+        finding = Finding(stage, name, str(outcome), pipeline=pipeline)
+        self.report.finding = finding
+        if self.reduce_s > 0:
+            self._reduce(finding, Miscompile(list(prefix), list(suspect), through, self.seed))
+        return finding
+
+    # --- a reproducer ----------------------------------------------------------------------------
+
+    def _reduce(self, finding: Finding, predicate: Miscompile) -> None:
+        """First the model as it was imported, with all passes; then what the bad pass is given, if that is smaller."""
+        from stepwell.compiler import reproducer_path
+        from stepwell.reduction import Reduction, op_count
+
+        self.progress("reduce", finding.pass_name)
+        outcome = predicate.outcome(self.imported, self.ctx)
+        if not outcome.is_bad:
+            self.report.notes.append("the fault does not show on random inputs, so there is no reproducer")
+            return
+        predicate = predicate.looking_for(outcome)
+        reduction = Reduction(predicate, self.ctx, self.reduce_s, lambda text: self.progress("reduce", text))
+        small, ctx = reduction.reduce(self.imported), self.ctx
+        lowered, own = small.clone(), _copy_of(ctx)
+        run_pipeline(own, lowered, predicate.prefix)
+        if main_of(lowered) is not None:
+            inner = Miscompile([], predicate.suspect, predicate.through_ll, self.seed)
+            inner_outcome = inner.outcome(lowered, own)
+            if inner_outcome.is_bad:
+                inner = inner.looking_for(inner_outcome)
+                lowered = Reduction(inner, own, self.reduce_s / 2).reduce(lowered)
+                if op_count(lowered) <= op_count(small):
+                    small, ctx, predicate = lowered, own, inner
+        path = self.reproducer or reproducer_path()
+        write_reproducer(small, ctx, path, predicate)
+        finding.reproducer, finding.reproducer_ops = str(path), op_count(small)
+
+    # --- the library, kernel by kernel -----------------------------------------------------------
+
+    def _locate_native(self, outcome: Outcome, compilation: Compilation) -> None:
+        from stepwell.native_check import first_wrong_kernel
+
+        self.progress("so", "kernel by kernel")
+        stages = compilation._stages("llvm")
+        applied = compilation._applied[: len(compilation._applied) - len(stages)]
+        module, ctx, _ = self._before(applied)
+        wrong = first_wrong_kernel(module, ctx, stages, self.inputs)
+        finding = Finding("so", CLANG, str(outcome), pipeline=compilation.pipeline("llvm"))
+        self.report.finding = finding
+        if wrong is None:
+            self.report.notes.append(
+                "every kernel does on its recorded inputs what its interpreter says: the host function, the weights or"
+                " the runtime is wrong"
+            )
+            return
+        finding.pass_name, finding.kernel, finding.difference = (
+            wrong.pass_name,
+            wrong.kernel,
+            wrong.difference,
+        )
+        finding.layer = wrong.layer
+
+
+def bisect_rewrites(count: int, is_bad: Callable[[int], bool]) -> int | None:
+    """The least number of rewrites that is bad, if `count` of them are and 0 are not; None if none is."""
+    low, high = 0, count
+    if not is_bad(high):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        if is_bad(middle):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def write_reproducer(module: ModuleOp, ctx: StepwellContext, path: Path, predicate: Miscompile) -> None:
+    """One file that `stepwell-opt --run-reproducer` replays."""
+    from stepwell.ir_files import write_module_file
+    from stepwell.reduction import drop_empty_attributes, inline_constants
+
+    inline_constants(module, ctx)
+    drop_empty_attributes(module)
+    heading = miscompile_heading(predicate)
+    write_module_file(module, ctx, path, heading)
+
+
+def miscompile_heading(predicate: Miscompile) -> str:
+    """The first lines of a reproducer of a miscompile."""
+    prefix = print_pipeline(predicate.prefix) if predicate.prefix else ""
+    suspect = print_pipeline(predicate.suspect) if predicate.suspect else ""
+    through = " through=ll" if predicate.through_ll else ""
+    pipeline = print_pipeline([*predicate.prefix, *predicate.suspect])
+    return (
+        f"// RUN: stepwell-opt %s -p '{pipeline}'\n"
+        f"// MISCOMPILE: seed={predicate.seed}{through} before='{prefix}' suspect='{suspect}'\n"
+    )
+
+
+# --- values by layer -------------------------------------------------------------------------------
+
+
+class _Values:
+    """Takes down the value of each layer as a module runs: the last one of those that bear its name."""
+
+    def __init__(self, order: Mapping[str, int]):
+        self.order = order
+        self.found: dict[str, np.ndarray] = {}
+
+    def observe(self, machine: Machine, op: Operation) -> None:
+        block = op.parent
+        function = None if block is None else block.parent_op()
+        if function is None or function.name != "func.func":
+            return
+        if function.properties["sym_name"].data != "main":  # pyright: ignore
+            return
+        names = [name for name in source_names(op.location) if name in self.order]
+        if not names:
+            return
+        name = max(names, key=self.order.__getitem__)
+        if op.results:
+            value = machine.values.get(op.results[0])
+        else:
+            tensors = [v for v in op.operands if v.type.name == "memref"]
+            value = machine.values.get(tensors[-1]) if op.name == "schedule.launch" and tensors else None
+        if isinstance(value, np.ndarray) and value.ndim and op.name not in ("tensor.empty", "arith.constant"):
+            self.found[name] = value.copy()
+
+
+class _Layers:
+    """The layers of the model in order, and their values in float64."""
+
+    def __init__(self, imported: ModuleOp):
+        self.order: dict[str, int] = {}
+        main: Any = main_of(imported)
+        for op in main.regions[0].block.ops:
+            if op.name != "graph.constant":
+                for name in source_names(op.location):
+                    self.order.setdefault(name, len(self.order))
+        self.exact = _Values(self.order)
+
+    def first_wrong(self, good: _Values, bad: _Values) -> str | None:
+        for name in sorted(self.order, key=self.order.__getitem__):
+            if name not in bad.found:
+                continue
+            reference = self.exact.found.get(name)
+            if reference is None:
+                reference = good.found.get(name)
+            if reference is None:
+                continue
+            if name in good.found and not _alike(good.found[name], reference):
+                continue  # another value bears the name before the pass already
+            if not _alike(bad.found[name], reference):
+                return name
+        return None
+
+
+def _alike(value: np.ndarray, reference: np.ndarray) -> bool:
+    """Whether two values agree; of different shapes, as sets (a layout permutes). Of different sizes nothing is known."""
+    if value.size != reference.size or value.dtype.kind != reference.dtype.kind:
+        return True
+    value, reference = value.astype(np.float64), reference.astype(np.float64)
+    if value.shape != reference.shape:
+        value, reference = np.sort(value, axis=None), np.sort(reference, axis=None)
+    return compare([value], [reference]).agrees
+
+
+# --- small things ----------------------------------------------------------------------------------
+
+
+@dataclass
+class _Entry:
+    name: str
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+def _entry(name: str, type: Any, dims: Mapping[str, int]) -> _Entry:
+    from xdsl.dialects.builtin import ShapedType
+
+    from stepwell.dialects.graph import dims_of
+    from stepwell.resources import dtype_of
+
+    if not isinstance(type, ShapedType):
+        return _Entry(name, (), None)
+    try:
+        dtype = dtype_of(type.get_element_type())  # pyright: ignore
+    except TypeError:
+        return _Entry(name, (), None)
+    try:
+        shape = tuple(d if isinstance(d, int) else str(d).strip('"') for d in dims_of(type))  # pyright: ignore
+    except (AttributeError, AssertionError, TypeError):
+        shape = tuple(type.get_shape())
+    return _Entry(
+        name, tuple(d if isinstance(d, int) and d >= 0 else dims.get(str(d), _EXTENT) for d in shape), dtype
+    )
+
+
+def _names(main: Any, count: int) -> list[str]:
+    """The names of the inputs: those of the model, else input0, input1, ..."""
+    names = [f"input{i}" for i in range(count)]
+    attributes = main.properties.get("arg_attrs")
+    for i, entry in enumerate(attributes.data if attributes is not None else ()):
+        if (name := entry.data.get("graph.name")) is not None:
+            names[i] = name.data
+    return names
+
+
+def _copy_of(ctx: StepwellContext) -> StepwellContext:
+    """A Context whose weights are its own."""
+    own = ctx.clone()
+    own.resources = ctx.resources.copy()
+    return own
+
+
+def _pass_in(message: str) -> str:
+    """The pass that an internal error names."""
+    import re
+
+    found = re.search(r"pass ([\w-]+(?:\{[^}]*\})?)", message)
+    return found[1] if found else ""
