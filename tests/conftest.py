@@ -31,6 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--conformance", action="store_true", help="run all 2,033 backend tests of onnx, not a sample"
     )
+    parser.addoption(
+        "--miscompiles", action="store_true", help="run all seeded miscompiles, not one in three"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

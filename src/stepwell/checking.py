@@ -40,7 +40,8 @@ STAGES = ("import", *LEVELS, "ll", "so")
 
 PRINTER = "print-llvm-ir"
 """The printer of LLVM IR, named as if it were a pass."""
-CLANG = "clang"
+CLANG, LINK = "clang", "link"
+"""The compiler of LLVM IR; and what puts kernels, host and weights together and runs them."""
 _EXTENT = 3
 """Of an unknown extent that --dim does not give: more than one, so that a mistake in a tail shows."""
 FUEL = 2_000_000
@@ -244,6 +245,13 @@ class Check:
             self._enter(level, Outcome("breaks", message=str(error)), begin)
             self.report.finding = Finding(level, _pass_in(str(error)), str(error))
             return False
+        except Error as error:
+            # A pass refuses the model; is that the fault of the model, or of a pass before it?
+            self._locate(level, compilation)
+            if self.report.finding is None:
+                raise
+            self._enter(level, Outcome("breaks", message=str(error)), begin)
+            return False
         self.progress(level, "run")
         self.interface = interface_of(compilation.module, self.interface)
         try:
@@ -311,12 +319,17 @@ class Check:
     def _locate(self, level: str, compilation: Compilation) -> None:
         """Name the pass of `level` that breaks it."""
         stages = compilation._stages(level)
-        applied = compilation._applied[: len(compilation._applied) - len(stages)]
+        applied = [
+            s for before in LEVELS[self.start : LEVELS.index(level)] for s in compilation._stages(before)
+        ]
         module, ctx, interface = self._before(applied)
         for index, stage in enumerate(stages):
             self.progress(level, str(stage))
             before = module.clone()
-            run_pipeline(ctx, module, [stage])
+            try:
+                run_pipeline(ctx, module, [stage])
+            except FAILURES:
+                return  # it refuses what is still right
             interface = interface_of(module, interface)
             if before.is_structurally_equivalent(module):
                 continue
@@ -329,8 +342,7 @@ class Check:
                 self._locate_rewrite(finding, before, ctx, stage, interface)
                 self._locate_layer(finding, before, module, ctx)
                 return
-        last = stages[-1]
-        self.report.finding = Finding(level, str(last), "the passes one by one do not show it")
+        self.report.finding = Finding(level, str(stages[-1]), "the passes one by one do not show it")
 
     def _locate_rewrite(
         self, finding: Finding, before: ModuleOp, ctx: StepwellContext, stage: Stage, interface: Interface
@@ -420,15 +432,15 @@ class Check:
 
         self.progress("so", "kernel by kernel")
         stages = compilation._stages("llvm")
-        applied = compilation._applied[: len(compilation._applied) - len(stages)]
+        applied = [s for level in LEVELS[self.start : -1] for s in compilation._stages(level)]
         module, ctx, _ = self._before(applied)
         wrong = first_wrong_kernel(module, ctx, stages, self.inputs)
-        finding = Finding("so", CLANG, str(outcome), pipeline=compilation.pipeline("llvm"))
+        finding = Finding("so", LINK, str(outcome), pipeline=compilation.pipeline("llvm"))
         self.report.finding = finding
         if wrong is None:
             self.report.notes.append(
-                "every kernel does on its recorded inputs what its interpreter says: the host function, the weights or"
-                " the runtime is wrong"
+                "every kernel does on its recorded inputs what its interpreter says: the host function, the layout of"
+                " the weights or the runtime is wrong"
             )
             return
         finding.pass_name, finding.kernel, finding.difference = (

@@ -82,7 +82,8 @@ def run_module(
         return list(interpret_llvm(module, inputs, ctx, known.arguments, known.results, fuel))
     machine = Machine(module, ctx)
     machine.observer, machine.fuel = observer, fuel
-    return run_main(machine, inputs)
+    # A wrong decision about buffers may write to an input.
+    return run_main(machine, [np.array(x) if isinstance(x, np.ndarray) else x for x in inputs])
 
 
 def through_ll(module: ModuleOp, ctx: StepwellContext) -> ModuleOp:

@@ -402,8 +402,7 @@ class _ShrinkExtents(Strategy):
     def places(self, module: ModuleOp) -> list[tuple[int, int]]:
         extents: set[int] = set()
         for op in module.walk():
-            values = [*op.results, *(a for r in op.regions for b in r.blocks for a in b.args)]
-            for value in values:
+            for value in _values_of(op):
                 if isinstance(value.type, TensorType | MemRefType):
                     extents.update(n for n in value.type.get_shape() if n > 1)
         return [
@@ -415,12 +414,12 @@ class _ShrinkExtents(Strategy):
 
     def change_place(self, module: ModuleOp, place: tuple[int, int], ctx: StepwellContext) -> bool:
         old, new = place
+        before = _total_extent(module)
         for op in module.walk():
             for group in (op.properties, op.attributes):
                 for name, attribute in group.items():
                     group[name] = _resized(attribute, old, new, ctx)
-            values = [*op.results, *(a for r in op.regions for b in r.blocks for a in b.args)]
-            for value in values:
+            for value in _values_of(op):
                 if (type := _resized_type(value.type, old, new)) != value.type:
                     Rewriter.replace_value_with_new_type(value, type)
         if any(op.name.startswith("graph.") for op in module.walk()):
@@ -428,7 +427,17 @@ class _ShrinkExtents(Strategy):
         main = main_of(module)
         if main is not None:
             _update_type(main)
-        return True
+        return _total_extent(module) < before  # inference may bring the old extent back
+
+
+def _total_extent(module: ModuleOp) -> int:
+    types = [v.type for op in module.walk() for v in _values_of(op)]
+    return sum(sum(t.get_shape()) for t in types if isinstance(t, TensorType | MemRefType))
+
+
+def _values_of(op: Operation) -> list[SSAValue]:
+    """The results of an op and the arguments of its blocks."""
+    return [*op.results, *(a for r in op.regions for b in r.blocks for a in b.args)]
 
 
 def _resized_type(type: Attribute, old: int, new: int) -> Attribute:
@@ -457,7 +466,7 @@ def _resized(attribute: Attribute, old: int, new: int, ctx: StepwellContext) -> 
             array = array[tuple(slice(new) if n == old else slice(None) for n in array.shape)]
             return constant_attr(np.ascontiguousarray(array), ctx, type.element_type)
         case DenseArrayBase() if attribute.elt_type == i64:
-            values = [new if n == old else n for n in attribute.get_values()]
+            values = [new if n == old else n for n in attribute.iter_values()]
             return DenseArrayBase.from_list(i64, values)  # pyright: ignore
         case IntegerAttr() if isinstance(attribute.type, IndexType) and attribute.value.data == old:
             return IntegerAttr(new, attribute.type)
