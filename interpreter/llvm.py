@@ -295,7 +295,8 @@ def _address_of(machine: Machine, op: Operation) -> Results:
 @meaning("llvm.getelementptr")
 def _getelementptr(machine: Machine, op: Any) -> Results:
     dynamic = iter(machine.get(op.ssa_indices))
-    address, type = machine[op.ptr], op.elem_type
+    type: Any = op.elem_type
+    address = machine[op.ptr]
     for place, raw in enumerate(op.rawConstantIndices.iter_values()):
         index = next(dynamic) if raw == GEP_USE_SSA_VAL else raw
         if place == 0:
@@ -320,7 +321,7 @@ MEANINGS["llvm.sitofp"] = _sext
 
 
 @meaning("llvm.udiv", "llvm.sdiv", "llvm.urem", "llvm.srem")
-def _divide(machine: Machine, op: Operation) -> Results:
+def _divide(machine: Machine, op: Operation) -> Results | None:
     a, b = machine.get(op.operands)
     if not np.all(b):
         raise compile_error(op, "divides by zero, which ends the process", "guard the divisor")
@@ -587,10 +588,15 @@ def _rt_output(native: Native, op: Operation, context: Any, index: Any, rank: An
 
 def _rt_launch(
     native: Native, op: Operation, context: Any, kernel: Any, buffers: Any, dims: Any, tiles: Any, work: Any,
-    scratch: Any,
+    scratch: Any, number: Any,
 ) -> Any:  # fmt: skip
     """Two ranges, the last first, each with scratch of its own, as two threads might run them."""
-    function = native.machine.functions[native.kernels[int(kernel)]]
+    name = native.kernels.get(int(kernel))
+    if name is None:
+        raise compile_error(op, f"launches {int(kernel):#x}, which is no function", "pass a kernel")
+    function = native.machine.functions[name]
+    if not function.regions[0].blocks:
+        raise unsupported(op, f"the interpreter does not know the kernel {name} of the runtime", "add it")
     middle = int(tiles) // 2
     for begin, end in ((middle, int(tiles)), (0, middle)):
         if begin != end:

@@ -60,8 +60,11 @@ class ExpensiveChecks:
         from xdsl.utils.exceptions import VerifyException
 
         from stepwell.errors import InternalError
+        from stepwell.transforms.graph.emitter import functions_of, update_function_type
         from stepwell.verification import verify_module
 
+        for function in functions_of(self.module):  # passes over the graph do it when they end
+            update_function_type(function)
         try:
             verify_module(self.module)
         except VerifyException as error:

@@ -32,7 +32,7 @@ from stepwell.execution import (
 )
 from stepwell.interpreter import Machine, OutOfFuel
 from stepwell.pipelines import LEVELS, Stage, print_pipeline, run_pipeline
-from stepwell.predicates import FAILURES, Miscompile, Outcome, outcome_of_run
+from stepwell.predicates import CANNOT_RUN, FAILURES, Miscompile, Outcome, outcome_of_run
 from stepwell.rewriting import logged_rewrites
 
 STAGES = ("import", *LEVELS, "ll", "so")
@@ -236,6 +236,12 @@ class Check:
     def _outcome(self, module: ModuleOp, ctx: StepwellContext, interface: Interface) -> Outcome:
         return outcome_of_run(module, ctx, self.inputs, self.want, self.exact, interface, self._fuel)
 
+    def _skip(self, stage: str, error: Exception) -> None:
+        why = "too long for the interpreter; --thorough runs it"
+        self.report.stages.append(
+            StageResult(stage, "skipped", why if isinstance(error, OutOfFuel) else one_line(error))
+        )
+
     def _level(self, compilation: Compilation, level: str) -> bool:
         """Lower to `level` and compare; True if the next level is to be looked at."""
         begin = time.perf_counter()
@@ -256,10 +262,8 @@ class Check:
         self.interface = interface_of(compilation.module, self.interface)
         try:
             outcome = self._outcome(compilation.module, compilation.ctx, self.interface)
-        except OutOfFuel:
-            self.report.stages.append(
-                StageResult(level, "skipped", "too long for the interpreter; --thorough runs it", 0.0)
-            )
+        except CANNOT_RUN as error:
+            self._skip(level, error)
             return True
         self._enter(level, outcome, begin)
         if outcome.is_bad:
@@ -273,8 +277,8 @@ class Check:
         try:
             module = through_ll(compilation.module, compilation.ctx)
             outcome = self._outcome(module, compilation.ctx, self.interface)
-        except OutOfFuel:
-            self.report.stages.append(StageResult("ll", "skipped", "too long for the interpreter"))
+        except CANNOT_RUN as error:
+            self._skip("ll", error)
             return True
         except FAILURES as error:
             outcome = Outcome("fails", message=one_line(error))
@@ -333,7 +337,10 @@ class Check:
             interface = interface_of(module, interface)
             if before.is_structurally_equivalent(module):
                 continue
-            outcome = self._outcome(module, ctx, interface)
+            try:
+                outcome = self._outcome(module, ctx, interface)
+            except CANNOT_RUN:
+                continue
             if outcome.is_bad:
                 prefix = [*applied, *stages[:index]]
                 finding = self._found(

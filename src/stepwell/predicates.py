@@ -13,7 +13,7 @@ from xdsl.utils.exceptions import ParseError, PassFailedException, VerifyExcepti
 
 from stepwell.comparison import Difference, compare
 from stepwell.compat import StepwellContext
-from stepwell.diagnostics import one_line
+from stepwell.diagnostics import UnsupportedOperation, one_line
 from stepwell.errors import Error, InternalError
 from stepwell.execution import Interface, interface_of, main_of, run_in_float64, run_module, through_ll
 from stepwell.interpreter import OutOfFuel
@@ -22,6 +22,9 @@ from stepwell.verification import verify_module
 
 FAILURES = (PassFailedException, VerifyException, ParseError, Error)
 """What a pass, a verifier or an interpreter says; anything else is caught as `Broken`."""
+
+CANNOT_RUN = (OutOfFuel, UnsupportedOperation)
+"""What says that a module cannot be judged: it runs too long, or does what no interpreter knows."""
 
 _FUEL = 200_000
 """Blocks that one run of a reduced module may take."""
@@ -53,14 +56,12 @@ def outcome_of_run(
     interface: Interface,
     fuel: float,
 ) -> Outcome:
-    """Run `module` and compare; an invalid or failing module is an outcome, one that runs too long is not."""
+    """Run `module` and compare; an invalid or failing module is an outcome, one of `CANNOT_RUN` is not."""
     try:
         verify_module(module)
         got = run_module(module, ctx, inputs, interface, fuel=fuel)
-    except OutOfFuel:
+    except CANNOT_RUN:
         raise
-    except FAILURES as error:
-        return Outcome("fails", message=one_line(error))
     except Exception as error:  # IR that is wrong enough to break the interpreter itself
         return Outcome("fails", message=one_line(error))
     difference = compare(got, want, exact)
@@ -95,8 +96,6 @@ class Miscompile:
             run_pipeline(own, module, self.prefix)
             interface = interface_of(module, interface)
             want = run_module(module, own, inputs, interface, fuel=_FUEL) if self.prefix else first
-        except OutOfFuel:
-            return Outcome("unknown")
         except Exception as error:
             return Outcome("unknown", message=one_line(error))
         if not _is_known(want) or not compare(want, first, exact).agrees:
@@ -114,6 +113,8 @@ class Miscompile:
             return outcome_of_run(module, own, inputs, want, exact, interface, 20 * _FUEL)
         except OutOfFuel as error:
             return Outcome("fails", message=one_line(error))
+        except UnsupportedOperation as error:
+            return Outcome("unknown", message=one_line(error))
 
     def __call__(self, module: ModuleOp, ctx: StepwellContext) -> bool:
         found = self.outcome(module, ctx)

@@ -466,7 +466,7 @@ def _resized(attribute: Attribute, old: int, new: int, ctx: StepwellContext) -> 
             array = array[tuple(slice(new) if n == old else slice(None) for n in array.shape)]
             return constant_attr(np.ascontiguousarray(array), ctx, type.element_type)
         case DenseArrayBase() if attribute.elt_type == i64:
-            values = [new if n == old else n for n in attribute.iter_values()]
+            values = [new if n == old else n for n in attribute.get_values()]  # pyright: ignore
             return DenseArrayBase.from_list(i64, values)  # pyright: ignore
         case IntegerAttr() if isinstance(attribute.type, IndexType) and attribute.value.data == old:
             return IntegerAttr(new, attribute.type)

@@ -104,7 +104,7 @@ class _Driver:
     def __init__(self, scope: Operation | Region, patterns: Sequence[RewritePattern]):
         self.scope = scope
         ranked = sorted(patterns, key=lambda pattern: -getattr(pattern, "benefit", 1))
-        self.patterns = [(type(pattern).__name__, *matcher_of(pattern)) for pattern in ranked]
+        self.patterns = [(_name_of(pattern), *matcher_of(pattern)) for pattern in ranked]
         self.by_class: dict[type[Operation], list[tuple[str, Matcher]]] = {}
         self.stack: list[Operation | None] = []
         self.places: dict[Operation, int] = {}
@@ -240,6 +240,11 @@ class _Driver:
                         inner.location = location
         self.inserted.clear()
         self.erased.clear()
+
+
+def _name_of(pattern: RewritePattern) -> str:
+    """The name of a pattern: that of its rule where it comes from a file of rules."""
+    return getattr(pattern, "RULE", "") or type(pattern).__name__
 
 
 def fuse_locations(locations: Sequence[LocationAttr]) -> LocationAttr:

@@ -6,15 +6,20 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import models
 import onnx
 
+from stepwell.compat import new_context
+from stepwell.registry import DIALECTS
+from stepwell.transforms.rules import loading
+
 
 @dataclass(frozen=True)
 class Mutant:
-    """In `function` of `module`, `old` became `new`; `model` shows it, and `guilty` is the pass to name."""
+    """In `function` of `module` (or that rule of a file of rules), `old` became `new`; `model` shows it, and `guilty` is the pass to name."""
 
     name: str
     guilty: str
@@ -30,6 +35,30 @@ class Mutant:
     @contextmanager
     def active(self) -> Iterator[None]:
         """The compiler with the mistake."""
+        with self._rules() if self.module.endswith(".pat") else self._python():
+            yield
+
+    @contextmanager
+    def _rules(self) -> Iterator[None]:
+        """A file of rules with `old` put wrong; `function` is the rule."""
+        path = Path(importlib.import_module("stepwell.transforms.graph").__path__[0]) / self.module
+        text = path.read_text(encoding="utf-8")
+        start = text.index(f"rule {self.function}")
+        assert self.old in text[start : text.find("\nrule", start + 1)], f"{self.name}: no {self.old!r}"
+        wrong = text[:start] + text[start:].replace(self.old, self.new, 1)
+        ctx = new_context(DIALECTS)
+        scope: dict[str, Any] = {"__name__": f"stepwell_rules_{path.stem}"}
+        exec(compile(loading.generate_rules(path, wrong, ctx), f"<{self.name}>", "exec"), scope)
+        stamp = (str(path.resolve()), path.read_bytes(), path.stat().st_mtime_ns)
+        good = loading.load_rules(path, ctx)
+        loading._LOADED[stamp] = loading.Rules(path, "", tuple(scope["RULES"]))
+        try:
+            yield
+        finally:
+            loading._LOADED[stamp] = good
+
+    @contextmanager
+    def _python(self) -> Iterator[None]:
         function = _function(self.module, self.function)
         source = textwrap.dedent(inspect.getsource(function))
         assert source.count(self.old) == 1, f"{self.name}: {self.old!r} is not once in {self.function}"
@@ -58,18 +87,17 @@ LOWER, LLVM, PRINTER = "conversion.graph_to_linalg", "conversion.to_llvm", "back
 
 MUTANTS = (
     # graph
-    Mutant("transposes-composed-backwards", "simplify-graph", f"{GRAPH}.fold_transposes", "compose_transposes",
-           "p[axis] for axis in q", "q[axis] for axis in p", models.transposes, stage="graph"),
-    Mutant("moving-transpose-dropped", "fold-transposes", f"{GRAPH}.fold_transposes", "drop_identity_transpose",
-           "if moved == sorted(moved):", "if len(moved) == len(set(moved)):", models.convolutions, stage="graph"),
+    Mutant("transposes-composed-backwards", "simplify-graph", "fold_transposes.pat", "compose-transposes",
+           "compose(p, q)", "compose(q, p)", models.transposes, stage="graph"),
+    Mutant("moving-transpose-dropped", "fold-transposes", "fold_transposes.pat",
+           "reshape-instead-of-moving-ones", ", keeps_order(p, shape)", "", models.convolutions, stage="graph"),
     Mutant("batch-norm-without-epsilon", "fold-batch-norm", f"{GRAPH}.fold_batch_norm", "affine_of",
            'np.sqrt(variance + op.get("epsilon"))', "np.sqrt(variance)", models.convolutions, stage="graph"),
     Mutant("batch-norm-mean-with-wrong-sign", "fold-batch-norm", f"{GRAPH}.fold_batch_norm", "affine_of",
            "bias - mean * factor", "bias + mean * factor", models.convolutions, stage="graph"),
-    Mutant("subtraction-commutes", "simplify-graph", f"{GRAPH}.simplify_graph", "drop_neutral_operand",
-           '("Add", "Mul", "And", "Or", "Xor")', '("Add", "Sub", "Mul", "And", "Or", "Xor")', models.subtraction,
-           stage="graph"),
-    Mutant("window-off-by-one", "simplify-graph", f"{GRAPH}.simplify_graph", "widen_window",
+    Mutant("subtraction-commutes", "simplify-graph", "simplify_graph.pat", "drop-zero-subtrahend",
+           "graph.sub(x, 0 | 0.0)", "commutative graph.sub(x, 0 | 0.0)", models.subtraction, stage="graph"),
+    Mutant("window-off-by-one", "simplify-graph", f"{GRAPH}.shape_rules", "covers_all",
            "if any(w < d for", "if any(w + 1 < d for", models.pooling, stage="graph"),
     Mutant("gemm-beta-forgotten", "graph-decompose", f"{GRAPH}.graph_decompose", "gemm_as_matmul",
            '(beta := op.get("beta")) != 1.0', '(beta := op.get("beta")) == 1.0', models.gemm, stage="graph"),
