@@ -158,18 +158,3 @@ def test_every_code_directory_is_a_package():
         if not (path.parent / "__init__.py").exists()
     }
     assert lacking == set()
-
-
-def test_every_pass_has_a_test():
-    texts = [
-        path.read_text(encoding="utf-8")
-        for path in (ROOT / "tests").rglob("*")
-        if path.suffix in (".py", ".ir")
-    ]
-    untested = [
-        name
-        for name in PASSES
-        if f"PASSES: {name}" not in ABSENT
-        and not any(re.search(rf"[^\w-]{name}[^\w-]", text) for text in texts[:])
-    ]
-    assert untested == []

@@ -100,12 +100,6 @@ def one_use(x: SSAValue) -> bool:
 
 
 @native
-def unused(x: SSAValue | None) -> bool:
-    """Whether nobody reads a value; an absent one is not read."""
-    return x is None or not x.uses
-
-
-@native
 def same(x: SSAValue, y: SSAValue) -> bool:
     """Whether two names stand for one value."""
     return x is y
@@ -193,12 +187,6 @@ def all_equal(items: Iterable[int] | None, number: int) -> bool:
 def count(items: Sequence[int], number: int) -> int:
     """How often a number stands in a list."""
     return list(items).count(number)
-
-
-@native
-def length(items: Sequence[Any]) -> int:
-    """The number of items of a list."""
-    return len(items)
 
 
 @native

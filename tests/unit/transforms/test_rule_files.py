@@ -152,6 +152,38 @@ def test_a_false_rule_is_found(tmp_path, case):
         check.run()
 
 
+TRUE = {
+    "transposes move": (
+        "rule r match graph.relu(graph.transpose(x) {perm = p}) sample p = permutations(x)"
+        " rewrite graph.transpose(graph.relu(x)) {perm = p}"
+    ),
+    "twice": (
+        "rule r match graph.mul(x : tensor<*xi64>, c) -> y where splat(c) == 2, same_extents(x, y)"
+        " sample c = repeated(2, 1) rewrite graph.add(x, x)"
+    ),
+    "own element": "rule r match graph.cast(x) -> y where element(x) == element(y) rewrite x",
+    "some axis": (
+        "rule r match graph.relu(graph.flatten(x) {axis = a}) sample a = between(0, 1)"
+        " rewrite graph.flatten(graph.relu(x)) {axis = a}"
+    ),
+    "either axis": (
+        "rule r match graph.relu(graph.flatten(x) {axis = a}) sample a = choose(0, 1)"
+        " rewrite graph.flatten(graph.relu(x)) {axis = a}"
+    ),
+    "rounds": (
+        "rule r fp 1e-5 match graph.mul(graph.exp(x : tensor<?x2xf32>), graph.exp(y : tensor<1x2xf32>))"
+        " rewrite graph.exp(graph.add(x, y))"
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TRUE)
+def test_a_true_rule_passes(tmp_path, case):
+    (check,) = checks_of(written(tmp_path, LAW + TRUE[case]), new_context(DIALECTS))
+    check.run()
+    assert check.fired == 12
+
+
 def test_a_rule_that_never_matches_is_found(tmp_path):
     path = written(tmp_path, LAW + "rule r match graph.relu(x) where rank(x) == 9 rewrite x")
     (check,) = checks_of(path, new_context(DIALECTS))
