@@ -127,28 +127,41 @@ def _grid_sample(low: Lowering, op: Any) -> SSAValue:
     return low.map(body, [grid] * space, shape, low.element(x), at=at, widen=False)
 
 
+_MOST_SAMPLES = 1 << 12
+"""Of a cell along one axis, whatever the region says."""
+
+
 # Each cell of a region is the mean (or the largest) of samples on a regular grid inside it.
 @lowers("roi_align")
 def _roi_align(low: Lowering, op: Any) -> SSAValue:
     x, rois, batch = low.operands(op)
     _, _, height, width = low.shape(x)
     shape = low.result_shape(op)
-    rows, columns = (int(low.attr(op, name) or 1) for name in ("output_height", "output_width"))
+    cells = [int(low.attr(op, name) or 1) for name in ("output_height", "output_width")]
     ratio = int(low.attr(op, "sampling_ratio") or 0)
     scale = float(low.attr(op, "spatial_scale") or 1.0)
     offset = 0.5 if (low.attr(op, "coordinate_transformation_mode") or "half_pixel") == "half_pixel" else 0.0
     largest = (low.attr(op, "mode") or "avg") == "max"
-    if ratio <= 0:
-        raise unsupported(
-            op, "sampling_ratio = 0, which adapts to each region", "give sampling_ratio a number"
-        )
     d, real = dims(6), f64 if low.element(x) == f64 else f32
 
-    def samples(first: Scalar, last: Scalar, cell: Scalar, sample: Scalar, cells: int) -> Scalar:
-        start, end = first * scale - offset, last * scale - offset
-        extent = end - start if offset else (end - start).maximum(1.0)
-        step = extent / float(cells)
-        return start + cell.cast(real) * step + (sample.cast(real) + 0.5) * step / float(ratio)
+    def extent_of(first: Scalar, last: Scalar) -> Scalar:
+        extent = last * scale - first * scale
+        return extent if offset else extent.maximum(1.0)
+
+    def count_of(first: Scalar, last: Scalar, axis: int) -> Scalar:
+        """How many samples a cell has along an axis: where no number is given, one for each pixel that it spans."""
+        if ratio > 0:
+            return first.lift(float(ratio))
+        return (extent_of(first, last) / float(cells[axis])).ceil().maximum(0.0).minimum(float(_MOST_SAMPLES))
+
+    def samples(first: Scalar, last: Scalar, axis: int) -> tuple[Scalar, Scalar]:
+        """Where the sample of this iteration lies, and whether the cell has it."""
+        build = first.body
+        cell, sample = build.index(2 + axis).cast(real), build.index(4 + axis).cast(real)
+        count = count_of(first, last, axis)
+        step = extent_of(first, last) / float(cells[axis])
+        place = first * scale - offset + cell * step + (sample + 0.5) * step / count.maximum(1.0)
+        return place, sample.below(count)
 
     def one_axis(build: Body, c: Scalar, size: Dim) -> tuple[list[tuple[Scalar, Scalar]], Scalar]:
         extent = build.extent(size).cast(real)
@@ -162,8 +175,8 @@ def _roi_align(low: Lowering, op: Any) -> SSAValue:
 
     def body(x1: Scalar, y1: Scalar, x2: Scalar, y2: Scalar, which: Scalar, _: Scalar, acc: Scalar) -> Scalar:
         build = acc.body
-        y = samples(y1, y2, build.index(2), build.index(4), rows)
-        z = samples(x1, x2, build.index(3), build.index(5), columns)
+        y, has_row = samples(y1, y2, 0)
+        z, has_column = samples(x1, x2, 1)
         vertical, in_rows = one_axis(build, y, height)
         horizontal, in_columns = one_axis(build, z, width)
         image = which.as_index().maximum(0).minimum(build.extent(low.shape(x)[0]) - 1)
@@ -176,14 +189,36 @@ def _roi_align(low: Lowering, op: Any) -> SSAValue:
                 total = term if total is None else total + term
         assert total is not None
         value = build.select(in_rows & in_columns, total, 0.0)
-        return acc.maximum(value) if largest else acc + value
+        combined = acc.maximum(value) if largest else acc + value
+        return combined if ratio > 0 else build.select(has_row & has_column, combined, acc)
+
+    def most(axis: int) -> Dim:
+        """The most samples that any cell has along an axis."""
+        if ratio > 0:
+            return ratio
+        init = low.fill(0.0, (), real)
+        ends = [(rois, [dims(1)[0], 1 - axis]), (rois, [dims(1)[0], 3 - axis])]
+
+        def larger(first: Scalar, last: Scalar, acc: Scalar) -> Scalar:
+            return acc.maximum(count_of(first.cast(real), last.cast(real), axis))
+
+        (found,) = low.generic("r", ends, [(init, [])], larger, widen=True)
+        build = Body(low.block, low, op)
+        return low.dim_of(build.wrap(low.extract(found, [])).as_integer(i64, False).as_index().value)
 
     inputs: list[Any] = [(rois, [d[0], k]) for k in range(4)]
-    inputs += [(batch, [d[0]]), (low.empty((ratio, ratio), real), d[4:])]
+    inputs += [(batch, [d[0]]), (low.empty((most(0), most(1)), real), d[4:])]
     init = low.fill(float("-inf") if largest else 0.0, shape, real)
     (result,) = low.generic("pppprr", inputs, [(init, d[:4])], body, widen=True)
-    count = 1.0 if largest else float(ratio * ratio)
-    return low.map(lambda v: v / count, [result], shape, low.element(x))
+
+    def finished(v: Scalar, *region: Scalar) -> Scalar:
+        if largest:
+            return v.body.select(v.equals(float("-inf")), 0.0, v)
+        x1, y1, x2, y2 = (r.cast(real) for r in region)
+        return v / (count_of(y1, y2, 0) * count_of(x1, x2, 1)).maximum(1.0)
+
+    at: list[Any] = [d[:4], *([d[0], k] for k in range(4))]
+    return low.map(finished, [result, *[rois] * 4], shape, low.element(x), at=at)
 
 
 # out[n, oc, o] = sum over taps and channels of w[oc, ic, k] * mask[n, k, o] * x at (o*s - pad + k*d + offset[n, k, o])

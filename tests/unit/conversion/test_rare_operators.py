@@ -201,3 +201,17 @@ def test_mel_weights_are_those_of_the_reference(dtype: int):
     got = stepwell.compile(model)(*operands)
     assert got.shape == (257, 20)
     np.testing.assert_allclose(got.astype(np.float64), want.astype(np.float64), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["avg", "max"])
+@pytest.mark.parametrize("transformation", ["half_pixel", "output_half_pixel"])
+def test_regions_choose_their_number_of_samples(mode: str, transformation: str):
+    x = _RANDOM.normal(size=(2, 3, 12, 15)).astype(np.float32)
+    rois = np.array([[0, 0, 14, 11], [3, 2, 9.5, 10], [5, 5, 5.25, 5.5], [7, 1, 20, 30]], np.float32)
+    operands = [x, rois, np.array([0, 1, 1, 0], I64)]
+    options: dict[str, Any] = {
+        "output_height": 3, "output_width": 2, "sampling_ratio": 0, "spatial_scale": 0.75, "mode": mode,
+        "coordinate_transformation_mode": transformation, "opset": 16,
+    }  # fmt: skip
+    (want,) = peer("RoiAlign", operands, **options)
+    np.testing.assert_allclose(run("RoiAlign", operands, **options), want, rtol=1e-4, atol=1e-5)
