@@ -17,6 +17,10 @@ from stepwell.interpreter.casing import case_map
 
 MAX_NODES = 200_000
 MAX_STATES = 20_000
+MAX_WORK = 5_000_000
+"""Steps of the construction: some seconds."""
+MAX_DEPTH = 100
+"""Of groups in groups."""
 MAX_REPEAT = 1000
 """As in RE2."""
 
@@ -293,8 +297,8 @@ class _Parser:
             elif not self._flags():
                 return None
         self.depth += 1
-        if self.depth > 500:
-            raise PatternError("its groups are nested more than 500 deep")
+        if self.depth > MAX_DEPTH:
+            raise PatternError(f"its groups are nested more than {MAX_DEPTH} deep", is_legal=True)
         node = self._choice()
         self.depth -= 1
         if not self._take(")"):
@@ -575,15 +579,23 @@ def _determinise(network: _Network) -> Automaton:
     rows: list[list[int]] = [[0] * len(firsts)]
     accepts = [False]
     pending = [start]
+    kinds = [_kind(byte) if asserts else _OTHER for byte in firsts]
+    work = 0
     for nodes, before in pending:
-        moves: dict[int, list[tuple[int, int, int]]] = {}
+        targets: list[set[int]] = [set() for _ in firsts]
+        for kind in set(kinds):
+            for node in closure(nodes, before, kind):
+                for low, high, onward in network.bytes_out[node]:
+                    span = range(int(classes[low]), int(classes[high]) + 1)
+                    work += len(span)
+                    for column in span:
+                        if kinds[column] == kind:
+                            targets[column].add(onward)
+        if work > MAX_WORK:
+            raise PatternError("its automaton takes too long to make", is_legal=True)
         row: list[int] = []
         accepts.append(network.final in closure(nodes, before, _EDGE))
-        for byte in firsts:
-            kind = _kind(byte) if asserts else _OTHER
-            if kind not in moves:
-                moves[kind] = [edge for n in closure(nodes, before, kind) for edge in network.bytes_out[n]]
-            target = frozenset(onward for low, high, onward in moves[kind] if low <= byte <= high)
+        for target, kind in zip(map(frozenset, targets), kinds, strict=True):
             state = target, kind if target else _OTHER
             if state not in numbers:
                 if len(numbers) >= MAX_STATES:

@@ -199,7 +199,7 @@ def _grams(
                 tuple(grams[first + i * n : first + (i + 1) * n].tolist()): places[first_place + i]
                 for i in range(count)
             }
-            for step in range(1, (most_skipped if n > 1 else 0) + 2):
+            for step in range(1, min(most_skipped if n > 1 else 0, len(line)) + 2):
                 for begin in range(len(line) - (n - 1) * step):
                     place = known.get(tuple(line[begin : begin + n * step : step]))
                     if place is not None:

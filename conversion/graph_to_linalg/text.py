@@ -252,6 +252,7 @@ def _tf_idf_vectorizer(low: Lowering, op: Any) -> SSAValue:
         raise compile_error(op, f"it has no {kind}, and x is {op.operands[0].type}", f"give it {kind}")
     places = low.attr(op, "ngram_indexes")
     columns = max(places, default=-1) + 1
+    low.check_table(op, columns)
     if low.element(x) == STRING:
         vocabulary = _sorted_words(pool)
         numbers = {word: number for number, word in enumerate(vocabulary)}
@@ -268,8 +269,11 @@ def _tf_idf_vectorizer(low: Lowering, op: Any) -> SSAValue:
         raise compile_error(op, f"the mode is {mode!r}", "choose TF, IDF or TFIDF")
     if mode == "TF":
         return counts
+    given = low.attr(op, "weights")
+    if given and len(given) != len(places):
+        raise compile_error(op, f"{len(given)} weights for {len(places)} n-grams", "give one each")
     weights = np.ones(columns, np.float32)
-    weights[places] = low.attr(op, "weights") or 1.0
+    weights[places] = given or 1.0
     d = dims(len(out))
 
     def weighted(count: Scalar, weight: Scalar) -> Scalar:

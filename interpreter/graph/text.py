@@ -84,7 +84,7 @@ def _tf_idf_vectorizer(op: GraphOp, x: Array) -> Array:
     for row, items in enumerate(x.reshape(counts.shape[0], -1).tolist()):
         for n in range(op.get("min_gram_length"), op.get("max_gram_length") + 1):
             # A single word has no gaps to skip.
-            for skip in range(1, (op.get("max_skip_count") if n > 1 else 0) + 2):
+            for skip in range(1, min(op.get("max_skip_count") if n > 1 else 0, len(items)) + 2):
                 for begin in range(len(items) - (n - 1) * skip):
                     gram = tuple(items[begin + k * skip] for k in range(n))
                     if (found := grams.get(gram)) is not None:

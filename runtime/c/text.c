@@ -374,8 +374,8 @@ int stepwell_rt_text_grams(stepwell_context *c, const int64_t *items, int64_t n_
   for (int64_t i = 0; i < k; i++) out[i] = 0;
   for (int64_t row = 0; row < rows; row++, items += length, out += columns)
     for (const int64_t *t = table; t < table + n_table; t += 4)
-      /* A single item has no gaps to skip. */
-      for (int64_t n = t[0], step = 1; step <= (n > 1 ? most_skipped : 0) + 1; step++)
+      /* A single item has no gaps to skip, and no gap is longer than the row. */
+      for (int64_t n = t[0], step = 1, last = n > 1 ? most_skipped : 0; step <= length && step - 1 <= last; step++)
         for (int64_t first = 0; first + (n - 1) * step < length; first++) {
           int64_t found = gram_at(items + first, step, grams + t[1], n, t[3]);
           if (found >= 0) out[places[t[2] + found]] += 1;

@@ -128,6 +128,16 @@ def onnx_models() -> dict[str, onnx.ModelProto]:
             [("x", f, [5, 2, 3])], [("y", f, None), ("a", f, None)],
             {"w": _noise(1, 16, 3), "r": _noise(1, 16, 4), "b": _noise(1, 32), "axes": _ints(0)},
         ),
+        "strings": model(
+            [n("StringNormalizer", "x", "n", case_change_action="LOWER", stopwords=["the", "a"]),
+             n("StringSplit", "n", "p c", delimiter=",", maxsplit=2), n("RegexFullMatch", "p", "m", pattern="[a-z]+|(b|\\d){2,3}"),
+             n("StringConcat", "p p", "d"), n("Where", "m p d", "w"), n("Equal", "w p", "same"), n("Unique", "w", "u"),
+             n("Cast", "c", "t", to=T.STRING), n("Cast", "t", "y", to=T.FLOAT),
+             n("TfIdfVectorizer", "n", "v", mode="TFIDF", min_gram_length=1, max_gram_length=2, max_skip_count=1,
+               ngram_counts=[0, 2], ngram_indexes=[0, 1, 2], pool_strings=["a", "b", "a", "b"], weights=[1.0, 2.0, 0.5])],
+            [("x", T.STRING, ["words"])],
+            [("u", T.STRING, None), ("same", T.BOOL, None), ("y", f, None), ("v", f, None)],
+        ),
         "function": model(
             [h.make_node("Twice", ["x"], ["t"], domain="local", k=3.0), n("Expand", "t shape", "e"), n("Tile", "e reps", "y")],
             [("x", f, [2, 1])], [("y", f, None)], {"shape": _ints(1, 2, 3), "reps": _ints(2, 1, 2)},
@@ -161,6 +171,9 @@ def inputs_of(proto: onnx.ModelProto, seed: int = 0, extent: int = 2) -> dict[st
             for dim in kind.shape.dim
         ]
         dtype = h.tensor_dtype_to_np_dtype(kind.elem_type)
+        if kind.elem_type == T.STRING:
+            feeds[value.name] = rng.choice(["", "a,b", "the", "1.5", "\u00e9,,"], shape).astype(object)
+            continue
         if dtype.kind == "f":
             feeds[value.name] = rng.uniform(-2, 2, shape).astype(dtype)
         else:
@@ -191,7 +204,7 @@ def level_dumps() -> dict[str, str]:
     from stepwell.pipelines import LEVELS
 
     found = {}
-    for name in ("matmul", "conv", "if"):
+    for name in ("matmul", "conv", "if", "strings"):
         compilation = Compilation(Options(target="x86-64-v3"))
         compilation.read(onnx_models()[name])
         for level in LEVELS:
