@@ -133,7 +133,10 @@ function reveal(column) {
     if (each.children.length === 1) each.dispatchEvent(new Event("toggle"));
   }
   const line = column.querySelector(".l.on") || (state.layer != null && column.querySelector("summary.holds"));
-  if (line) requestAnimationFrame(() => line.scrollIntoView({block: "center"}));
+  // Not scrollIntoView, which would scroll the columns sideways too.
+  if (line) requestAnimationFrame(() => {
+    column.scrollTop += line.getBoundingClientRect().top - column.getBoundingClientRect().top - column.clientHeight / 3;
+  });
 }
 
 /* ---- passes ---- */

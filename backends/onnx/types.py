@@ -20,7 +20,8 @@ def type_proto(type: Attribute) -> onnx.TypeProto:
     if isinstance(type, UnrankedTensorType | NothingType):
         return onnx.helper.make_tensor_type_proto(NUMBER_OF[type.element_type], None)
     assert isinstance(type, TensorType), f"{type} is no type of the graph dialect"
-    extents = [extent if isinstance(extent, int) else str(extent) for extent in dims_of(type)]
+    # An extent that nothing is known of has no name: equal names are equal extents.
+    extents = [d if isinstance(d, int) else None if str(d) == "?" else str(d) for d in dims_of(type)]
     return onnx.helper.make_tensor_type_proto(NUMBER_OF[type.element_type], extents)
 
 

@@ -136,6 +136,11 @@ def test_backend_cases():
     assert results.count(None) > 0.6 * len(cases), "most of them are compared"
 
 
+def test_extents_that_nothing_is_known_of_are_not_all_equal():
+    """Two sequences of vectors, each of its own lengths."""
+    assert failure_of(all_cases()["node/test_sequence_map_identity_2_sequences"]) is None
+
+
 def tensor(name, dtype, *shape):
     return helper.make_tensor_value_info(name, dtype, list(shape))
 

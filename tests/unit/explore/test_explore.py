@@ -179,6 +179,13 @@ def test_a_layer_is_shown_at_every_level_and_back(opened):
         assert lines, level
         if level in ("model", "graph"):
             assert any("graph.conv" in line and "group = 8" in line for line in lines)
+    place = opened.evaluate(
+        "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => {"
+        "const column = document.querySelector('.column[data-level=llvm]');"
+        "const line = column.querySelector('.l.on').getBoundingClientRect(), box = column.getBoundingClientRect();"
+        "done(line.top >= box.top && line.bottom <= box.bottom); })))"
+    )
+    assert place, "the first line of the layer is in sight"
     # From a line of assembly back to the layer, its place in the list, and its line in the model.
     opened.evaluate("state.layer = null, show()")
     assert opened.evaluate("document.querySelectorAll('.l.on').length") == 0
