@@ -366,9 +366,10 @@ class Importer:
                 for name, where in sorted(places.items())
             )
             count = f"{len(places)} operator{'s' if len(places) > 1 else ''}"
-            raise UnsupportedError(
-                f"{self.label}: {count} not supported: {listed}; replace them or export otherwise"
-            )
+            fix = "replace them or export otherwise"
+            if any(name.endswith(".ZipMap") for name in places):
+                fix = "export with the option zipmap=False, which gives the scores as a tensor"
+            raise UnsupportedError(f"{self.label}: {count} not supported: {listed}; {fix}")
 
     def _is_known(self, node: onnx.NodeProto, domain: str, versions: Mapping[str, int]) -> bool:
         if (domain, node.op_type, node.overload) in self.functions:
@@ -861,6 +862,12 @@ _RULES_BY_DOMAIN = {CLASSICAL_DOMAIN: CLASSICAL, TRAINING_DOMAIN: TRAINING}
 
 _IMPORTED_SPECIALLY = {"Constant", *(op for op, rules in UPGRADES.items() if rules[-1][0] == 1 << 30)}
 
+
+def _is_list_of(value: Any, *kinds: type) -> bool:
+    """Whether `value` is a list of nothing but these; one pass, since a forest lists millions."""
+    return isinstance(value, list) and set(map(type, value)) <= set(kinds)
+
+
 _I, _F, _S = (
     (lambda v: isinstance(v, int)),
     (lambda v: isinstance(v, float)),
@@ -874,9 +881,9 @@ _ATTRIBUTE_CLASS: dict[int, Any] = {
     _A.GRAPH: lambda v: isinstance(v, Subgraph),
     _A.SPARSE_TENSOR: lambda v: isinstance(v, np.ndarray),
     _A.TYPE_PROTO: lambda v: isinstance(v, Attribute),
-    _A.INTS: lambda v: isinstance(v, list) and all(map(_I, v)),
-    _A.FLOATS: lambda v: isinstance(v, list) and all(map(_F, v)),
-    _A.STRINGS: lambda v: isinstance(v, list) and all(map(_S, v)),
+    _A.INTS: lambda v: _is_list_of(v, int),
+    _A.FLOATS: lambda v: _is_list_of(v, float),
+    _A.STRINGS: lambda v: _is_list_of(v, str, bytes),
 }
 
 

@@ -18,6 +18,7 @@ pytest.importorskip("sklearn", reason="needs the package scikit-learn")
 pytest.importorskip("skl2onnx", reason="needs the package skl2onnx")
 
 from skl2onnx import to_onnx  # noqa: E402
+from skl2onnx.common.data_types import StringTensorType  # noqa: E402
 from sklearn import ensemble, linear_model, neural_network, preprocessing, svm, tree  # noqa: E402
 from sklearn.base import is_classifier  # noqa: E402
 from sklearn.compose import ColumnTransformer  # noqa: E402
@@ -109,3 +110,25 @@ def test_pipeline_agrees_with_onnxruntime(name: str, classes: int, opt_level: in
                 assert tolerance_ratio(found, expected) <= 1.0
             else:
                 np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("opt_level", [3, 0])
+def test_categories_and_labels_of_text(opt_level: int) -> None:
+    rng = np.random.default_rng(0)
+    colours = np.array(["red", "green", "blue"], object)[rng.integers(0, 3, (200, 1))]
+    sizes = np.array(["small", "large"], object)[rng.integers(0, 2, (200, 1))]
+    rows = np.concatenate((colours, sizes), axis=1)
+    answers = np.where(rng.random(200) < 0.8, rows[:, 0], "none")
+    encoder = preprocessing.OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    model = make_pipeline(encoder, tree.DecisionTreeClassifier(max_depth=4, random_state=0)).fit(
+        rows, answers
+    )
+    proto = to_onnx(
+        model, initial_types=[("words", StringTensorType([None, 2]))], options={id(model): {"zipmap": False}}
+    ).SerializeToString()
+    session = onnxruntime.InferenceSession(proto, providers=["CPUExecutionProvider"])
+    rows[3] = "purple", "huge"
+    label, scores = session.run(None, {"words": rows})
+    got = list(stepwell.compile(proto, opt_level=opt_level).run({"words": rows}).values())
+    np.testing.assert_array_equal(got[0], label)
+    np.testing.assert_allclose(got[1], scores, rtol=1e-5, atol=1e-6)
