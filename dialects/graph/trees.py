@@ -74,8 +74,10 @@ class TreeLeavesOp(GraphOp):
         same_elements(self, self.x, self.thresholds)
         (nodes,), (trees,) = require_rank(self, self.thresholds, 1), require_rank(self, self.roots, 1)
         for value in (self.features, self.children, self.leaves):
-            require_same(self, *require_rank(self, value, 1), nodes, "number of nodes")
-        require_same(self, *require_rank(self, self.depths, 1), trees, "number of trees")
+            (count,) = require_rank(self, value, 1)
+            require_same(self, count, nodes, "number of nodes")
+        (count,) = require_rank(self, self.depths, 1)
+        require_same(self, count, trees, "number of trees")
         for value in (self.features, self.children, self.leaves, self.roots, self.depths):
             if element_type(value) != i32:
                 raise VerifyException(f"{self.name}: node numbers of type {element_type(value)} must be i32")

@@ -12,7 +12,7 @@ from onnx import helper
 import stepwell
 from stepwell.compat import new_context
 from stepwell.conversion.graph_to_linalg import GraphToLinalgPass
-from stepwell.errors import Error, UnsupportedError
+from stepwell.errors import Error, RunError, UnsupportedError
 from stepwell.frontends.onnx import import_onnx
 from stepwell.frontends.onnx.classical import CLASSICAL
 from stepwell.interpreter import interpret
@@ -284,6 +284,17 @@ def test_compiled_trees_agree_and_check_the_number_of_features(opt_level: int) -
     for rows in (0, 1, 40):
         (want,) = with_onnxruntime(model, x[:rows]) if rows else [np.zeros((0, 3), np.float32)]
         np.testing.assert_allclose(compiled(x[:rows]), want, rtol=1e-6, atol=1e-6)
+
+
+def test_a_table_with_too_few_features_is_refused_in_the_run() -> None:
+    x = table()
+    model = model_of("TreeEnsembleRegressor", x, n_targets=1, **forest(MODES[:1], "target", 1))
+    for dim, name in zip(model.graph.input[0].type.tensor_type.shape.dim, ("rows", "features"), strict=True):
+        dim.dim_param = name
+    compiled = stepwell.compile(model, opt_level=0)
+    np.testing.assert_allclose(compiled(x), with_onnxruntime(model, x)[0], rtol=1e-6)
+    with pytest.raises(RunError, match="features must be at least 3"):
+        compiled(x[:, :2])
 
 
 # Linear models and support vectors
