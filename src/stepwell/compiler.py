@@ -85,17 +85,20 @@ class Compilation:
     _applied: "list[Stage]" = field(default_factory=list)
     _costs: "dict[str, Cost]" = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        from stepwell.plugins import load_plugin_file, load_plugins
+
+        load_plugins()
+        for path in self.options.plugins:
+            load_plugin_file(path)
+
     def read(self, model: Any) -> None:
         """
         Import `model`: the path of an ONNX or `.ir` file, the bytes or the `ModelProto` of an ONNX model, a
         `ModuleOp`, or a pair of a `ModuleOp` and the Context that holds its weights.
         """
         from stepwell.pipelines import LEVELS
-        from stepwell.plugins import load_plugin_file, load_plugins
 
-        load_plugins()
-        for path in self.options.plugins:
-            load_plugin_file(path)
         self._source = model
         kind = "ir" if _is_module(model) or _is_ir_file(model) else "onnx"
         self.progress("import", kind)

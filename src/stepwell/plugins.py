@@ -91,7 +91,6 @@ def load_plugin_file(path: str) -> None:
         )
     if file.suffix == ".pat":
         _adopt_rules(file.resolve())
-        _loaded.add(str(file.resolve()))
         return
     try:
         module = load_file(file.resolve())
@@ -139,10 +138,18 @@ def _adopt_passes(module: ModuleType) -> int:
         if isinstance(value, type) and issubclass(value, ModulePass) and value.__module__ == module.__name__:
             if "name" not in vars(value):
                 continue  # a base of passes
-            registry.PASSES[value.name] = f"{module.__name__}:{name}"
+            entry = f"{module.__name__}:{name}"
+            _refuse_namesake(value.name, module.__name__, registry.PASSES.get(value.name) == entry)
+            registry.PASSES[value.name] = entry
             _insert(value)
             count += 1
     return count
+
+
+def _refuse_namesake(name: str, where: str, is_same: bool) -> None:
+    """A pass must not take the place of another one unseen."""
+    if name in registry.PASSES and not is_same:
+        raise Error(f"{where}: there is a pass '{name}' already; give this one another name")
 
 
 def _insert(cls: Any) -> None:
@@ -200,4 +207,7 @@ def _adopt_rules(path: Path) -> None:
 
     load_rules(path, new_context(registry.DIALECTS))  # what is wrong in it is said now
     cls = rules_pass(path)
+    _refuse_namesake(cls.name, str(path), str(path) in _loaded)
     registry.PASSES[cls.name] = cls
+    _insert(cls)
+    _loaded.add(str(path))

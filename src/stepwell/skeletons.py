@@ -146,6 +146,8 @@ func.func @main() {
 
 _RULES = """// Rewrite rules. (A start: put your own here; the language is described in docs/rules.md.)
 
+after simplify-graph
+
 // neg(neg(x)) == x
 rule $kebab-double-negation
   match   graph.neg(graph.neg(x))

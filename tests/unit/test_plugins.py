@@ -81,6 +81,16 @@ main(["compile", "net.onnx", "--load-pass", "squared_relu.py", "--emit", "graph"
     assert "simplify-graph,recognise-squared-relu,cse" in text
 
 
+def test_rules_of_a_file_join_the_pipelines_where_they_say_so(folder):
+    rules = "// Out with it.\n\nafter simplify-graph\n\n// neg(abs(x)) == abs(x)\nrule r match graph.neg(graph.abs(x)) rewrite x\n"
+    (folder / "mine.pat").write_text(rules)
+    (folder / "cse.pat").write_text(rules)
+    code = "from stepwell.tools.stepwell import main; import sys\nsys.exit(main(['compile', 'net.onnx', '--emit', 'graph', '--print-pipeline', '--load-pass', '{}']))"
+    assert "simplify-graph,mine,cse" in succeed(folder, code.format("mine.pat"))
+    refused = start(folder, code.format("cse.pat"))
+    assert refused.returncode == 1 and "there is a pass 'cse' already" in refused.stderr
+
+
 def install(folder: Path, body: str, value: str = "my_plugin") -> None:
     site = folder / "site"
     info = site / "my_plugin-1.0.dist-info"

@@ -219,9 +219,16 @@ def rules_pass(path: Path, name: str | None = None) -> type[ModulePass]:
     def apply(self: Any, ctx: Context, op: ModuleOp) -> None:
         apply_patterns(op, ctx, load_rules(path, ctx).patterns(ctx))
 
+    words = [line.split("//")[0].split() for line in text.split("\n")]
+    after = next((line[1] for line in words if len(line) == 2 and line[0] == "after"), None)
     document = (
         "\n".join(title)
         + "\nRequires: verified IR. Ensures: no rule of the file matches; no unused pure op of the graph."
     )
-    members = {"name": name or path.stem.replace("_", "-"), "apply": apply, "__doc__": document}
+    members = {
+        "name": name or path.stem.replace("_", "-"),
+        "apply": apply,
+        "after": after,
+        "__doc__": document,
+    }
     return make_dataclass("RulesPass", [], bases=(ModulePass,), namespace=members, frozen=True)

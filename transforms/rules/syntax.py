@@ -182,6 +182,8 @@ class RuleFile:
     title: str
     uses: list[tuple[str, int]]
     rules: list[RuleText]
+    after: str | None = None
+    """The pass behind which the rules join the pipelines, as a pass of a plug-in."""
 
 
 def parse_rules(text: str, name: str = "<rules>") -> RuleFile:
@@ -193,6 +195,8 @@ def parse_rules(text: str, name: str = "<rules>") -> RuleFile:
     for node in tree.children:
         if node.data == "use":
             file.uses.append((str(node.children[0]).strip('"'), node.children[0].start_pos))
+        elif node.data == "after":
+            file.after = str(node.children[0])
         else:
             file.rules.append(_rule(node, source, lines))
     names: set[str] = set()
