@@ -15,6 +15,8 @@ from stepwell.interpreter.tensor import mixed, slices_of
 def _call(machine: Machine, op: Operation) -> Results:
     callee = op.properties["callee"]
     assert isinstance(callee, SymbolRefAttr)
+    for value in op.operands:
+        machine.share(value)
     return machine.call(callee.root_reference.data, machine.get(op.operands), op)
 
 

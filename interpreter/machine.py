@@ -104,7 +104,7 @@ class Machine:
         for op in block.ops:
             if op is block.last_op and op.name in _TERMINATORS:
                 for value in op.operands:
-                    self._share(value)
+                    self.share(value)
                 return [values[v] for v in op.operands]
             self.run(op)
         return []
@@ -115,8 +115,8 @@ class Machine:
         if self.fuel < 0:
             raise OutOfFuel("the program runs longer than it was allowed to")
 
-    def _share(self, value: SSAValue) -> None:
-        """A tensor that a block gives up is no longer the machine's own where `value` has other readers."""
+    def share(self, value: SSAValue) -> None:
+        """A tensor that a block gives up, or a call takes, is no longer the machine's own where `value` has other readers."""
         readers = [use for use in value.uses if use.operation.name not in _SCALAR_READS]
         if len(readers) > 1:
             self.owned.pop(id(self.values[value]), None)

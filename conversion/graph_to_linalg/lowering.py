@@ -227,6 +227,7 @@ class Lowering:
             if new.type != want:
                 assert isinstance(new.type, TensorType), f"{old.type} became {new.type}"
                 assert isinstance(want, TensorType), f"{old.type} lowers to {want}"
+                assert new.type.element_type == want.element_type, f"{old.type} became {new.type}"
                 new = self.add(tensor.CastOp(new, want)).results[0]
             for axis, extent in enumerate(extents):
                 if isinstance(extent, Expr):

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 from xdsl.dialects.builtin import f32
-from xdsl.ir import SSAValue
+from xdsl.ir import Attribute, SSAValue
 
 from stepwell.conversion.graph_to_linalg.contraction import accumulator_of
 from stepwell.conversion.graph_to_linalg.convolution import is_channels_last
-from stepwell.conversion.graph_to_linalg.lowering import Lowering, dims, lowers
+from stepwell.conversion.graph_to_linalg.lowering import Lowering, dims, lowers, signless
 from stepwell.conversion.graph_to_linalg.reduction import fold, keep_axes
 from stepwell.conversion.graph_to_linalg.scalar import Scalar
 from stepwell.diagnostics import unsupported
@@ -45,6 +45,13 @@ def _inverse_root(low: Lowering, total: SSAValue, count: Dim, epsilon: float) ->
     return low.map(body, [total], low.shape(total), low.element(total))
 
 
+def _of_type(low: Lowering, value: SSAValue, element: Attribute) -> SSAValue:
+    """`value` in another type of floats."""
+    if low.element(value) == element:
+        return value
+    return low.map(lambda v: v.cast(element), [value], low.shape(value), element, widen=False)
+
+
 @lowers("layer_normalization")
 def _layer_normalization(low: Lowering, op: Any) -> list[SSAValue]:
     x, scale, bias = [*low.operands(op), None][:3]
@@ -64,7 +71,7 @@ def _layer_normalization(low: Lowering, op: Any) -> list[SSAValue]:
     result = low.map(body, inputs, shape, low.element(x), at=at)
     listed = op.result_list()
     extra = [
-        keep_axes(low, v, shape, axes)
+        keep_axes(low, _of_type(low, v, signless(r.type.element_type)), shape, axes)
         for v, r in zip((mean, inverse), [*listed[1:], None, None], strict=False)
         if r is not None
     ]

@@ -215,3 +215,12 @@ def test_regions_choose_their_number_of_samples(mode: str, transformation: str):
     }  # fmt: skip
     (want,) = peer("RoiAlign", operands, **options)
     np.testing.assert_allclose(run("RoiAlign", operands, **options), want, rtol=1e-4, atol=1e-5)
+
+
+def test_statistics_of_a_layer_norm_have_their_own_type():
+    x = _RANDOM.normal(size=(3, 8))
+    operands = [x, np.ones(8), np.zeros(8)]
+    got = run("LayerNormalization", operands, outputs=3, opset=17)
+    assert [v.dtype for v in got] == [np.float64, np.float32, np.float32]
+    for g, w in zip(got, peer("LayerNormalization", operands, outputs=3, opset=17), strict=True):
+        np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-6)

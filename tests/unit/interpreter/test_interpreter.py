@@ -256,3 +256,21 @@ def test_launch_views_of_a_poisoned_arena():
     (got,) = run(text, x)
     np.testing.assert_array_equal(got[:3], (x * np.arange(1, 5, dtype=np.float32))[:3])
     assert np.isnan(got[3]), "what no tile wrote is poison"
+
+
+def test_calls_that_share_a_destination_have_results_of_their_own():
+    text = """
+    func.func private @put(%x: tensor<f32>, %out: tensor<f32>) -> tensor<f32> {
+      %v = tensor.extract %x[] : tensor<f32>
+      %r = tensor.insert %v into %out[] : tensor<f32>
+      func.return %r : tensor<f32>
+    }
+    func.func @main(%a: tensor<f32>, %b: tensor<f32>) -> (tensor<f32>, tensor<f32>) {
+      %e = tensor.empty() : tensor<f32>
+      %r = func.call @put(%a, %e) : (tensor<f32>, tensor<f32>) -> tensor<f32>
+      %s = func.call @put(%b, %e) : (tensor<f32>, tensor<f32>) -> tensor<f32>
+      func.return %r, %s : tensor<f32>, tensor<f32>
+    }
+    """
+    first, second = run(text, np.float32(1), np.float32(2))
+    assert (first, second) == (1, 2)
