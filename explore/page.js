@@ -148,22 +148,34 @@ function showPasses(view) {
     if (name !== stage) view.append(make("h2", {textContent: stage = name}));
     const before = new Map(i ? D.steps[i - 1][3] : []), after = new Map(parts);
     const changed = [...new Set([...before.keys(), ...after.keys()])].filter(part => before.get(part) !== after.get(part));
-    const time = `${(seconds * 1e3).toFixed(1)} ms`;
-    if (!i || !changed.length) {
+    const time = `${(seconds * 1e3).toFixed(1)} ms`, said = D.remarks.filter(([step]) => step === i);
+    if (!i || !changed.length && !said.length) {
       view.append(make("div", {className: "quiet", textContent: `${pass}  ${time}${i ? "  changed nothing" : ""}`}));
       return;
     }
-    view.append(card(pass, `${time}, changed ${changed.length} of ${after.size} functions`, false, () => {
-      const box = make("div");
+    const remarked = said.length ? `, ${said.length} remark${said.length === 1 ? "" : "s"}` : "";
+    view.append(card(pass, `${time}, changed ${changed.length} of ${after.size} functions${remarked}`, false, () => {
+      const box = make("div", {}, ...said.map(remarkLine));
       for (const part of changed) {
         const old = D.chunks[before.get(part)], now = D.chunks[after.get(part)];
         const what = !old ? "new" : !now ? "gone" : "changed";
         box.append(card(part, what, false, () => difference(part, old, now)));
       }
-      if (changed.length <= 3) for (const each of box.children) { each.open = true; each.dispatchEvent(new Event("toggle")); }
+      if (changed.length <= 3) for (const each of box.querySelectorAll("details")) { each.open = true; each.dispatchEvent(new Event("toggle")); }
       return box;
     }));
   });
+}
+
+/* A remark of a pass; a click selects the layers that it is about. */
+function remarkLine([step, kind, text, set]) {
+  const line = make("div", {className: `remark ${kind}`}, make("b", {textContent: `${D.steps[step][1].split("{")[0]}: ${kind}`}), ` ${text}`);
+  const own = D.sets[set];
+  if (own.length) {
+    line.append(make("small", {textContent: ` ${names(set)}`}));
+    line.addEventListener("click", () => choose(own[0], own));
+  }
+  return line;
 }
 
 const CONTEXT = 3;
@@ -277,6 +289,7 @@ function show() {
     button.addEventListener("click", () => choose(layer, state.others));
     footer.append(button);
   }
+  for (const remark of D.remarks) if (state.layer != null && D.sets[remark[3]].includes(state.layer)) footer.append(remarkLine(remark));
   if (state.layer != null) {
     const off = make("button", {textContent: "clear", title: "select nothing"});
     off.addEventListener("click", () => { state.layer = null; state.others = []; show(); });

@@ -13,6 +13,7 @@ from typing import Any
 from stepwell.errors import CompileError
 from stepwell.explore.recording import Recording
 from stepwell.files import write_atomically
+from stepwell.remarks import Remark
 
 
 def write_page(recording: Recording, path: Path) -> int:
@@ -70,5 +71,16 @@ def data_of(recording: Recording) -> dict[str, Any]:
         "launches": launches,
         "memory": memory,
         "measured": recording.measured or None,
+        "remarks": [
+            [number, remark.kind, f"{remark.what}{_numbers(remark)}", set_of(remark.layers)]
+            for number, step in enumerate(recording.steps)
+            for remark in step.remarks
+        ],
         "sets": [list(key) for key in sets],
     }  # fmt: skip
+
+
+def _numbers(remark: Remark) -> str:
+    """The numbers behind a remark, as its text shows them."""
+    values = (f"{k}={f'{v:.3g}' if isinstance(v, float) else v}" for k, v in remark.values.items())
+    return f" ({', '.join(values)})" if remark.values else ""

@@ -14,6 +14,7 @@ from stepwell.compiler import Compilation, Options, Progress
 from stepwell.diagnostics import layers_of
 from stepwell.explore.memory import Plan, memory_plan
 from stepwell.pipelines import LEVELS
+from stepwell.remarks import Remark, collected
 
 _MODULE = "module"
 """The name of the part that holds the attributes of a module."""
@@ -35,6 +36,8 @@ class Step:
     name: str
     seconds: float
     parts: dict[str, int]
+    remarks: list[Remark] = field(default_factory=list)
+    """What the pass said."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +120,15 @@ def record(
 
     def after_pass(level: str, step: str) -> None:
         recording.note(level, step, compilation.timings[-1].seconds, _parts(compilation.module))
+        recording.steps[-1].remarks = said[sum(len(before.remarks) for before in recording.steps) :]
 
     compilation.after_pass = after_pass
-    for level in LEVELS[compilation.start :]:
-        compilation.lower_to(level)
-        if level == "memref":
-            modelled = list(_modelled(compilation.module))
-            recording.plan = memory_plan(compilation.module)
+    with collected() as said:
+        for level in LEVELS[compilation.start :]:
+            compilation.lower_to(level)
+            if level == "memref":
+                modelled = list(_modelled(compilation.module))
+                recording.plan = memory_plan(compilation.module)
     compilation.after_pass = None
     recording.launches = [
         Work(launch.kernel, launch.layers, launch.operations, launch.bytes, *estimate)

@@ -79,7 +79,7 @@ static void futex_wake(_Atomic(uint32_t) *word) {
 static void take_chunks(pool *p, int slot) {
   void *scratch = p->scratch ? p->scratch + (size_t)slot * p->scratch_stride : NULL;
   stepwell_event *event = p->events ? p->events + slot : NULL;
-  if (event) event->begin_ns = now_ns();
+  if (event && slot) event->begin_ns = now_ns(); /* the caller's part begins when it opens the job */
   for (;;) {
     int64_t begin = atomic_fetch_add_explicit(&p->next, p->chunk, memory_order_relaxed);
     if (begin >= p->tiles) break;
@@ -165,6 +165,7 @@ void pool_run(pool *p, stepwell_kernel kernel, void *const *buffers, const int64
   atomic_store_explicit(&p->next, 0, memory_order_relaxed);
   uint64_t job = JOB(atomic_load(&p->state)) + 1;
   if (job >> 32) job = 1;
+  if (events) events->begin_ns = now_ns();
   atomic_store(&p->state, job << 32 | OPEN);
   if (atomic_load(&p->sleepers)) futex_wake(&p->wake);
   take_chunks(p, 0);

@@ -14,9 +14,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from xdsl.dialects.builtin import CallSiteLoc, FusedLoc, NameLoc
-from xdsl.ir import Attribute, Operation
+from xdsl.ir import Operation
 
+from stepwell import diagnostics
 from stepwell.diagnostics import place_of
 from stepwell.errors import CompileError
 
@@ -116,26 +116,16 @@ def collected() -> Iterator[list[Remark]]:
 
 def layers_of(op: Operation) -> tuple[str, ...]:
     """The names of the ONNX nodes at the location of `op`, or of the nearest op around it that has some."""
-    return tuple(dict.fromkeys(_names(_named(op).location)))
+    return diagnostics.layers_of(_named(op).location)
 
 
 def _named(op: Operation) -> Operation:
     scope: Operation | None = op
     while scope is not None:
-        if next(_names(scope.location), None) is not None:
+        if diagnostics.layers_of(scope.location):
             return scope
         scope = scope.parent_op()
     return op
-
-
-def _names(location: Attribute) -> Iterator[str]:
-    if isinstance(location, NameLoc):
-        yield location.desc.data
-    elif isinstance(location, FusedLoc):
-        for inner in location.locations:  # pyright: ignore[reportGeneralTypeIssues]
-            yield from _names(inner)  # pyright: ignore[reportArgumentType]
-    elif isinstance(location, CallSiteLoc):
-        yield from _names(location.callee)
 
 
 def _where(op: Operation, layers: Sequence[str]) -> str:

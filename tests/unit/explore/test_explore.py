@@ -236,6 +236,22 @@ def test_passes_show_what_they_changed(opened):
     assert opened.evaluate("document.querySelectorAll('.l.del').length") > 0
 
 
+def test_remarks_stand_with_their_pass_and_their_layer(opened, data):
+    said = [(data["steps"][step][1].split("{")[0], text) for step, _, text, _ in data["remarks"]]
+    assert said and {kind for _, kind, _, _ in data["remarks"]} <= {"applied", "missed"}
+    by, text = said[0]
+    opened.evaluate("document.querySelector('[data-tab=passes]').click()")
+    opened.evaluate(
+        f"(d => {{ d.open = true; d.dispatchEvent(new Event('toggle')); }})(document.querySelector('details[data-part^={by}]'))"
+    )
+    assert text in opened.evaluate("document.querySelector('.remark').textContent")
+    about = next(i for i, (_, _, _, s) in enumerate(data["remarks"]) if data["sets"][s])
+    layer = data["sets"][data["remarks"][about][3]][0]
+    opened.evaluate(f"document.querySelector('[data-layer=\"{layer}\"]').click()")
+    shown = opened.evaluate("[...document.querySelectorAll('#selected .remark')].map(r => r.textContent)")
+    assert any(data["remarks"][about][2] in line for line in shown)
+
+
 def test_kernels_are_listed_and_sorted(opened, data):
     opened.evaluate("document.querySelector('[data-tab=kernels]').click()")
     assert opened.evaluate("document.querySelectorAll('tbody tr').length") == len(data["launches"])

@@ -61,6 +61,10 @@ def test_tiles_of_all_threads_are_the_launch(build):
     for run in profile.runs:
         for site in (0, 1):
             assert sum(event.tiles for event in run if event.site == site) == 500
+            parts = [event for event in run if event.site == site]
+            # The caller's part is the whole launch, however late it came to work itself.
+            assert parts[0].thread == 0
+            assert all(parts[0].begin_ns <= p.begin_ns <= p.end_ns <= parts[0].end_ns for p in parts)
     threads = {event.thread for run in profile.runs for event in run}
     assert threads <= {0, 1} and 0 in threads
 
