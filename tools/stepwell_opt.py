@@ -247,16 +247,24 @@ class _Run:
     def _report(self, error: BaseException, text: str | None = None) -> int:
         code = self.console.report(error)
         if code == 3 and text is not None:
-            note = f"a fault of {self._owner()}; --debug shows where; reproducer: {self._reproducer(text)}"
+            note = (
+                f"a fault of {self._owner(error)}; --debug shows where; reproducer: {self._reproducer(text)}"
+            )
             self.stderr.write(f"note: {note}\n")
         return code
 
-    def _owner(self) -> str:
-        """Whose pass ran last: the file of `--load-pass`, or stepwell."""
+    def _owner(self, error: BaseException) -> str:
+        """Whose pass ran last: the file of `--load-pass`, with the line that it got to, or stepwell."""
+        import traceback
+
         module = sys.modules.get(type(self.running).__module__)
         file = getattr(module, "__file__", None)
         mine = [path for path in self.options.load_pass if os.path.realpath(path) == file]
-        return mine[0] if mine else "stepwell"
+        if not mine:
+            return "stepwell"
+        frames = traceback.extract_tb((error.__cause__ or error).__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == file]
+        return f"{mine[0]}:{lines[-1]}" if lines else mine[0]
 
     def _reproducer(self, text: str) -> str:
         import tempfile

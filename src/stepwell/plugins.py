@@ -85,6 +85,8 @@ def load_plugin_file(path: str) -> None:
     from stepwell.transforms.rules.loading import load_file
 
     file = Path(path)
+    if not file.exists():
+        raise Error(f"{path}: there is no such file; --load-pass takes a .py or .pat file")
     if not file.is_file() or file.suffix not in (".py", ".pat"):
         raise Error(
             f"{path}: not a plug-in; --load-pass takes a Python file (.py) or a file of rewrite rules (.pat)"
@@ -124,9 +126,8 @@ def adopt(module: ModuleType, label: str) -> None:
         _adopt_rules((Path(module.__file__ or "").parent / name).resolve())
         found += 1
     if not found and label not in _loaded:
-        raise Error(
-            f"{label}: defines no pass, and no op, dialect, target or rules; a pass is a subclass of xdsl.passes.ModulePass"
-        )
+        why = "defines no pass, and no op, dialect, target or rules"
+        raise Error(f'{label}: {why}; a pass is a subclass of xdsl.passes.ModulePass with a name = "..."')
     _loaded.add(label)
 
 

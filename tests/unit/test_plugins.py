@@ -154,7 +154,7 @@ def test_what_is_no_plugin_is_refused(tmp_path, capsys):
         "nothing.py": "defines no pass",
         "broken.py": "cannot be loaded: ZeroDivisionError",
         "lost.py": "there is no pass 'nowhere' to stand after",
-        "absent.py": "not a plug-in; --load-pass takes",
+        "absent.py": "there is no such file; --load-pass takes",
     }
     for name, message in cases.items():
         assert main(["--load-pass", str(tmp_path / name), "--list-passes"]) == 1
