@@ -129,6 +129,13 @@ def _mean(low: Lowering, op: Any) -> SSAValue:
     return elementwise(low, op, lambda *values: _fold(lambda a, b: a + b)(*values) / float(count))
 
 
+# The limit and the bias are no integers, so integers are compared and moved as f64.
+def _shrunk(x: Scalar, limit: float, bias: float) -> Scalar:
+    wide = x if x.is_float else x.cast(f64)
+    inner = x.body.select(wide.above(limit), wide - bias, 0.0 * wide)
+    return x.body.select(wide.below(-limit), wide + bias, inner).cast(x.type, x.unsigned)
+
+
 # name: (attributes, body of x and them)
 _PARAMETRIC: dict[str, tuple[list[str], Function]] = {
     "celu": (["alpha"], lambda x, a: x.maximum(0.0) + ((x * (1.0 / a)).unary(math.ExpM1Op) * a).minimum(0.0)),
@@ -141,9 +148,7 @@ _PARAMETRIC: dict[str, tuple[list[str], Function]] = {
     ),
     "shrink": (
         ["lambd", "bias"],
-        lambda x, limit, bias: x.body.select(
-            x.below(-limit), x + bias, x.body.select(x.above(limit), x - bias, 0.0 * x)
-        ),
+        lambda x, limit, bias: _shrunk(x, limit, bias),
     ),
     "swish": (["alpha"], lambda x, a: x * (x * a).sigmoid()),
     "thresholded_relu": (["alpha"], lambda x, a: x.body.select(x.above(a), x, 0.0)),

@@ -224,3 +224,10 @@ def test_statistics_of_a_layer_norm_have_their_own_type():
     assert [v.dtype for v in got] == [np.float64, np.float32, np.float32]
     for g, w in zip(got, peer("LayerNormalization", operands, outputs=3, opset=17), strict=True):
         np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint64])
+def test_shrink_of_integers(dtype: Any):
+    x = np.array([0, 1, 2, 3, 100], dtype)
+    options: dict[str, Any] = {"lambd": 1.5, "bias": 1.5, "opset": 9}
+    np.testing.assert_array_equal(run("Shrink", [x], **options), peer("Shrink", [x], **options)[0])
