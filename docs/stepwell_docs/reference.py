@@ -151,14 +151,18 @@ def _pipelines() -> str:
 def _commands() -> str:
     """The `--help` of each command; that of `stepwell` is split over its subcommands."""
     from stepwell.tools import stepwell as umbrella
-    from stepwell.tools import stepwell_opt, stepwell_translate
+    from stepwell.tools import stepwell_opt, stepwell_reduce, stepwell_translate
 
     lines = ["# Commands", "", "What `--help` prints. [Exit codes](exit-codes.md) are the same for all.", ""]
     main_help = _help(umbrella.main, [])
     lines += ["## stepwell", "", f"```text\n{main_help}```", ""]
     for name in re.findall(r"^    ([a-z]+) ", main_help, re.MULTILINE):
         lines += [f"## stepwell {name}", "", f"```text\n{_help(umbrella.main, [name])}```", ""]
-    for title, module in (("stepwell-opt", stepwell_opt), ("stepwell-translate", stepwell_translate)):
+    for title, module in (
+        ("stepwell-opt", stepwell_opt),
+        ("stepwell-reduce", stepwell_reduce),
+        ("stepwell-translate", stepwell_translate),
+    ):
         lines += [f"## {title}", "", f"```text\n{_help(module.main, [])}```", ""]
     lines += ["## Formats", "", "`stepwell-translate --from` reads and `--to` writes:", ""]
     lines += ["| format | reads | writes |", "| --- | --- | --- |", "| `ir` | yes | yes |"]

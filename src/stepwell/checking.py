@@ -20,7 +20,7 @@ from xdsl.utils.exceptions import PassFailedException
 from stepwell.comparison import compare, random_array
 from stepwell.compat import StepwellContext
 from stepwell.compiler import Compilation, Options
-from stepwell.diagnostics import one_line, source_names
+from stepwell.diagnostics import one_line, public_error, source_names
 from stepwell.errors import Error, InternalError, RunError, UnsupportedError
 from stepwell.execution import (
     Interface,
@@ -117,6 +117,12 @@ class Check:
 
     def run(self, model: Any) -> Report:
         """Check `model`: a path, or what `Compilation.read` takes."""
+        try:
+            return self._run(model)
+        except PassFailedException as error:
+            raise public_error(error) from error
+
+    def _run(self, model: Any) -> Report:
         self.model = model
         compilation = Compilation(self.options, self.progress)
         compilation.read(model)
@@ -175,10 +181,6 @@ class Check:
             raise UnsupportedError(
                 "the interpreter would take too long for this model; use --thorough or smaller --dim"
             ) from None
-        except PassFailedException as error:
-            from stepwell.diagnostics import public_error
-
-            raise public_error(error) from error
         self.want = [w if isinstance(w, list) or w is None else np.array(w) for w in self.want]
         try:
             self.exact = run_in_float64(

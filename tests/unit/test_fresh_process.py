@@ -1,5 +1,6 @@
 """Every command line in a process of its own, as a user starts it, and what such a process must not import."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ SOURCE = Path(__file__).resolve().parents[2] / "src"
 COMMANDS = {
     "stepwell": "from stepwell.tools.stepwell import main",
     "stepwell-opt": "from stepwell.tools.stepwell_opt import main",
+    "stepwell-reduce": "from stepwell.tools.stepwell_reduce import main",
     "stepwell-translate": "from stepwell.tools.stepwell_translate import main",
 }
 
@@ -68,6 +70,35 @@ def test_status(tmp_path, tool, argv, status):
     done = start(tmp_path, tool, *argv)
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr and (status == 0) == bool(done.stdout)
+
+
+@pytest.mark.parametrize("tool", COMMANDS)
+def test_help_is_quick_and_imports_nothing_heavy(tmp_path, tool):
+    heavy = "('xdsl', 'onnx', 'lark', 'numpy', 'rich')"
+    found = f"sorted(m for m in sys.modules if m.split('.')[0] in {heavy})"
+    text = f"import atexit, sys\natexit.register(lambda: print({found}, file=sys.stderr))\n{COMMANDS[tool]}\nmain(['--help'])"
+    path = os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout and done.stderr.strip() == "[]", done.stderr
+
+
+def test_check_and_reduce(folder):
+    done = start(folder, "stepwell", "check", "net.onnx")
+    assert done.returncode == 0, done.stderr
+    assert "all stages agree" in done.stdout
+    done = start(folder, "stepwell", "check", "net.onnx", "--json", "--last", "tensor")
+    assert json.loads(done.stdout)["agrees"] and done.returncode == 0
+    assert start(folder, "stepwell-translate", "net.onnx", "-o", "net.ir").returncode == 0
+    script = folder / "has_neg.sh"
+    script.write_text("#!/bin/sh\nexec grep -q graph.neg $1\n")
+    script.chmod(0o755)
+    arguments = ["net.ir", "--predicate", "script", "--script", str(script), "-o", "small.ir"]
+    done = start(folder, "stepwell-reduce", *arguments)
+    assert done.returncode == 0 and "1 ops to 1" in done.stderr, done.stderr
+    assert "graph.neg" in (folder / "small.ir").read_text()
 
 
 def test_version(tmp_path):
