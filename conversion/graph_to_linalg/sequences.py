@@ -143,11 +143,11 @@ def _split(low: Lowering, op: Any) -> SSAValue:
     axis = low.attr(op, "axis") % len(shape)
     extent = shape[axis]
     dropped = split is None and not low.attr(op, "keepdims")
-    listed = split is not None and low.rank(split) == 1
+    listed = split if split is not None and low.rank(split) == 1 else None
     each: Dim = 1
     count: Dim = extent
-    if listed:
-        count = low.shape(split)[0]
+    if listed is not None:
+        count = low.shape(listed)[0]
     elif split is not None:
         known = low.known(op.operands[1])
         each = int(known) if known is not None else low.dim_of(low.scalar_index(split))
@@ -158,10 +158,10 @@ def _split(low: Lowering, op: Any) -> SSAValue:
 
     def size_at(i: SSAValue, offset: SSAValue) -> Dim:
         left = low.value(arith.SubiOp(low.index(extent), offset))
-        if not listed:
+        if listed is None:
             exact = each == 1 or (isinstance(extent, int) and isinstance(each, int) and extent % each == 0)
             return each if exact else low.dim_of(low.value(arith.MinSIOp(low.index(each), left)))
-        given = low.value(arith.IndexCastOp(low.extract(split, [i]), INDEX))
+        given = low.value(arith.IndexCastOp(low.extract(listed, [i]), INDEX))
         fits = low.value(arith.CmpiOp(given, left, "sle"))
         positive = low.value(arith.CmpiOp(given, low.constant(0), "sge"))
         fits = low.value(arith.AndIOp(fits, positive))
@@ -180,7 +180,7 @@ def _split(low: Lowering, op: Any) -> SSAValue:
         return [low.value(value.InsertOp(element, sequence, i)), following]
 
     sequence, end = loop(low, count, [low.value(value.EmptyOp()), low.constant(0)], pushed)
-    if listed:
+    if listed is not None:
         whole = low.value(arith.CmpiOp(end, low.index(extent), "eq"))
         _assert(low, whole, "the pieces are smaller than the whole", "pass another split")
     return sequence

@@ -300,7 +300,7 @@ class Importer:
         """The type of what a sequence or optional holds: its rank may be open, its symbols name nothing outside."""
         if proto.WhichOneof("value") == "tensor_type" and not proto.tensor_type.HasField("shape"):
             return UnrankedTensorType(self._element(proto.tensor_type.elem_type, where))
-        known = {name: extent for name, extent in renamed.items() if isinstance(extent, int)}
+        known: dict[str, Dim] = {name: extent for name, extent in renamed.items() if isinstance(extent, int)}
         type = held(self._type(proto, where, dims, known))
         renamed.update((name, extent) for name, extent in known.items() if isinstance(extent, int))
         return type
