@@ -118,6 +118,8 @@ class _Kernel:
         self.function, self.target = function, target
         self.ops = [op for op in function.body.block.ops if isinstance(op, linalg.GenericOp)]
         self.nodes = {op: _Node(op, _extents(op)) for op in self.ops}
+        self.sizes: dict[linalg.GenericOp, list[int]] = {}
+        """Vector sizes of the ops that have their own whatever the root's are."""
 
     def assign(self) -> None:
         if not self.ops:
@@ -127,11 +129,21 @@ class _Kernel:
         self._relate(root)
         contractions = [n for n in self.nodes.values() if _is_window_or_contraction(n.op)]
         choice = None
-        if contractions:
+        if len(contractions) > 1:
+            choice = self._row_block(contractions, root)
+        elif contractions:
             choice = self._register_tile(contractions[-1], root)
         tile, vector, order = choice or self._rows(root)
         if listening():
-            self._remark(root, "register tile" if choice else "rows", tile, vector, bool(contractions))
+            self._remark(
+                root,
+                ("rows and register tiles" if len(contractions) > 1 else "register tile")
+                if choice
+                else "rows",
+                tile,
+                vector,
+                bool(contractions),
+            )
         for node in self.nodes.values():
             sizes = self._vector_sizes(node, tile, vector)
             if node is root:
@@ -223,18 +235,63 @@ class _Kernel:
             shape.row_extent, shape.column_extent, lanes, self.target, shape.panel, shape.period
         )
 
+    # Attention: blocks of the rows that all its ops share, each contraction with a register tile of its own.
+
+    def _row_block(
+        self, contractions: list[_Node], root: _Node
+    ) -> tuple[list[int], dict[int, int], list[int]] | None:
+        shared = self._shared_dims(root)
+        shapes = [_Contraction.of(node) for node in contractions]
+        tiles: list[tuple[int, int]] = []
+        for node, shape in zip(contractions, shapes, strict=True):
+            if shape is None or shape.columns is None or shape.depthwise:
+                return None
+            if shape.row is not None and node.root_dims.get(shape.row) not in shared:
+                return None
+            lanes = min(self.target.lanes(_accumulator_bytes(node.op)), _MAX_LANES)
+            tiles.append(self._rows_and_width(shape, lanes))
+        block = min(rows for rows, _ in tiles)
+        row_dims = {
+            node.root_dims[s.row]
+            for node, s in zip(contractions, shapes, strict=True)
+            if s and s.row is not None
+        }
+        if len(row_dims) > 1:
+            return None
+        tile = [block if d in row_dims else 1 if d in shared else 0 for d in range(len(root.extents))]
+        for node, shape, (_, width) in zip(contractions, shapes, tiles, strict=True):
+            sizes = [1] * len(node.extents)
+            assert shape is not None and shape.columns is not None
+            sizes[shape.columns] = width
+            if shape.row is not None:
+                sizes[shape.row] = block
+            self.sizes[node.op] = sizes
+        for node in self.nodes.values():
+            if node.op in self.sizes:
+                continue
+            sizes = [1] * len(node.extents)
+            rows = {d for d, root_dim in node.root_dims.items() if tile[root_dim]}
+            if (dim := self._vector_dim(node, rows)) is not None:
+                sizes[dim] = self._width(node.op, node.extents[dim])
+            self.sizes[node.op] = sizes
+        return tile, {}, []
+
     # Everything else: rows and chunks.
+
+    def _shared_dims(self, root: _Node) -> set[int]:
+        """The parallel dims of the root that are parallel dims of every op of the kernel."""
+        shared = set(parallel_dims(root.op))
+        for node in self.nodes.values():
+            if node is not root:
+                own = parallel_dims(node.op)
+                shared &= {node.root_dims[d] for d in own if d in node.root_dims}
+        return shared
 
     def _rows(self, root: _Node) -> tuple[list[int], dict[int, int], list[int]]:
         """Tile the dims that every op of the kernel shares, one row each; the others stay whole in the tile."""
         self.inner = {}
         rank = len(root.extents)
-        parallel = set(parallel_dims(root.op))
-        shared = set(parallel)
-        for node in self.nodes.values():
-            if node is not root:
-                own = parallel_dims(node.op)
-                shared &= {node.root_dims[d] for d in own if d in node.root_dims}
+        shared = self._shared_dims(root)
         tile = [1 if d in shared else 0 for d in range(rank)]
         elementwise = all(not reduction_dims(n.op) for n in self.nodes.values())
         dim = _written_along(root) if elementwise else None
@@ -322,6 +379,8 @@ class _Kernel:
 
     def _vector_sizes(self, node: _Node, tile: list[int], vector: dict[int, int]) -> list[int]:
         """The vector sizes of one op: the root's where the dims are the same, its own along its reductions."""
+        if node.op in self.sizes:
+            return self.sizes[node.op]
         sizes = [1] * len(node.extents)
         for dim, root_dim in node.root_dims.items():
             sizes[dim] = vector.get(root_dim, 1)

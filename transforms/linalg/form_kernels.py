@@ -34,6 +34,9 @@ from stepwell.transforms.linalg.structure import (
     reduction_dims,
 )
 
+_BLOCK_ROWS = 8
+"""Rows of attention that are computed at a time, about: those of a register tile."""
+
 KERNEL = "stepwell.kernel"
 """The unit attribute that marks a kernel function."""
 
@@ -44,7 +47,8 @@ class FormKernelsPass(ModulePass):
     Outline groups of linalg ops that are computed together into kernels, equal groups into one kernel.
 
     A group is a contraction, pooling or reduction with the element-wise op behind it, or a chain of ops that share
-    their rows (softmax, normalisations), or a single op. Nothing in a group is computed twice.
+    their rows (softmax, normalisations), or attention (a contraction, such a chain, and the contraction that reads it
+    row by row: the wide rows between never leave the cache), or a single op. Nothing in a group is computed twice.
     Requires: tensor stage. Ensures: every `linalg.generic` and `linalg.fill` is inside a function marked
     `stepwell.kernel`, in the form of the kernels stage; no two kernels are structurally equal.
     """
@@ -91,6 +95,8 @@ class FormKernelsPass(ModulePass):
                     group = _Group(sorted({*producer.ops, *group.ops}, key=order.__getitem__), rows)
                     group_of.update((member, group) for member in group.ops)
             group_of[op] = group
+        if self.fuse:
+            self._join_attention(group_of, order)
         groups = list({id(g): g for g in group_of.values()}.values())
         covered = {op for g in groups for op in g.ops}
         for op in order:
@@ -101,6 +107,63 @@ class FormKernelsPass(ModulePass):
                 # A fill is the one op besides a generic that is a kernel, always alone.
                 groups.append(_Group([op], 0))  # pyright: ignore[reportArgumentType]
         return sorted(groups, key=lambda g: order[g.ops[-1]])
+
+    def _join_attention(self, group_of: dict[Operation, "_Group"], order: dict[Operation, int]) -> None:
+        """
+        One kernel of scores, softmax and values, `softmax(q k') v`: a contraction, a chain of rows that alone reads its
+        result, and a contraction one factor of which are those rows, whole. A block of rows is computed at a time.
+        """
+        for op in order:
+            factors = contraction_operands(op) if isinstance(op, linalg.GenericOp) else None
+            for place in factors or ():
+                values = group_of[op]
+                rows = _rows_behind(op, op.inputs[place], maps_of(op)[place], group_of)  # pyright: ignore
+                if rows is None or rows is values:
+                    continue
+                scores = _scores_behind(rows, group_of)
+                if scores is None or (why := self._is_no_attention(scores, rows, values, op, order)):  # pyright: ignore
+                    if scores is not None:
+                        missed(op, f"not one kernel with the rows that it reads and what made them: {why}")
+                    continue
+                members = {*scores.ops, *rows.ops, *values.ops}
+                joined = _Group(
+                    sorted(members, key=order.__getitem__), min(scores.rows, rows.rows, values.rows)
+                )
+                group_of.update((member, joined) for member in joined.ops)
+                break
+
+    def _is_no_attention(
+        self,
+        scores: "_Group",
+        rows: "_Group",
+        values: "_Group",
+        op: linalg.GenericOp,
+        order: dict[Operation, int],
+    ) -> str | None:
+        """Why the three are no kernel, None if they are one."""
+        members = [*scores.ops, *rows.ops, *values.ops]
+        if len(members) > self.max_ops:
+            return f"it would have {len(members)} ops, the limit is {self.max_ops}"
+        if any(reduction_dims(m) for m in values.ops if m is not op):
+            return "what follows it sums again"
+        both = _Group([*scores.ops, *rows.ops], rows.rows)
+        for producer, group in ((scores, rows), (both, values)):
+            if any(
+                _outer(use.operation, {*producer.ops, *group.ops}) is None
+                for m in producer.ops
+                for r in m.results
+                for use in r.uses
+            ):
+                return "an op outside reads a result of theirs"
+        if not _placeable(both, values, order):
+            return "an op between them reads it"
+        extents = [_extents(m)[rows.rows :] for m in (*rows.ops, op)]
+        if any(None in e for e in extents):
+            return "the length of a row is known at run time only"
+        elements = max(_product(e) for e in extents[:-1])
+        if elements * _BLOCK_ROWS > self.row_elements or _product(extents[-1]) > 4 * self.row_elements:
+            return f"rows of {elements} elements do not keep the cache small"
+        return None
 
     def _joined_rows(self, producer: "_Group", group: "_Group", op: linalg.GenericOp) -> int | str:
         """The number of leading dims that `producer` and `op` share if they may be one kernel, else why they may not."""
@@ -221,6 +284,36 @@ def _extents(op: linalg.GenericOp) -> list[int | None]:
             if isinstance(expr, AffineDimExpr) and extent != DYNAMIC_INDEX:
                 extents[expr.position] = extent
     return extents
+
+
+def _rows_behind(
+    op: linalg.GenericOp, value: SSAValue, read: AffineMap, group_of: dict[Operation, _Group]
+) -> _Group | None:
+    """The chain of rows whose result `value` the contraction `op` reads along its summed dims."""
+    rows = group_of.get(value.owner) if isinstance(value, OpResult) else None
+    if (
+        rows is None
+        or not any(reduction_dims(m) for m in rows.ops)
+        or any(map(contraction_operands, rows.ops))
+    ):
+        return None
+    shared = min(_shared_rows(value, read, op), rows.rows)
+    summed = [
+        isinstance(e, AffineDimExpr) and e.position in reduction_dims(op) for e in read.results[shared:]
+    ]
+    return rows if shared == rows.rows and len(summed) == 1 and all(summed) else None
+
+
+def _scores_behind(rows: _Group, group_of: dict[Operation, _Group]) -> _Group | None:
+    """The contraction, with its epilogue, that made what the chain `rows` reads."""
+    for member in rows.ops:
+        for value, read in zip(member.inputs, maps_of(member), strict=False):
+            scores = group_of.get(value.owner) if isinstance(value, OpResult) else None
+            if scores is None or scores is rows or not contraction_operands(scores.ops[0]):
+                continue
+            if _shared_rows(value, read, member) >= rows.rows and scores.rows >= rows.rows:
+                return scores
+    return None
 
 
 def _product(extents: Iterable[int | None]) -> int:

@@ -103,6 +103,17 @@ def test_lit_programs_keep_their_meaning():
                 np.testing.assert_array_equal(b, a)
 
 
+def test_attention_is_one_kernel_and_keeps_its_meaning():
+    rng = np.random.default_rng(0)
+    text = (LIT / "form-kernels.ir").read_text()
+    inputs = [rng.integers(-2, 3, s).astype(np.float32) for s in ((20, 8), (8, 24), (24, 16))]
+    text = text.replace("@main(", "@other(").replace("@attention(", "@main(")
+    before, after, printed = run(text, "form-kernels", inputs)
+    np.testing.assert_array_equal(before[0], after[0])
+    main = printed[printed.index("@main(") :]
+    assert main[: main.index("}")].count("func.call") == 1
+
+
 def test_reshapes_keep_their_meaning():
     rng = np.random.default_rng(0)
     text = (LIT / "fold-unit-reshapes.ir").read_text()
