@@ -98,9 +98,8 @@ typedef struct {
   size_t length;    /* in bytes */
 } stepwell_string;
 
-/* Row-major. The bytes of an input's strings must live through the run; an output's are those of the inputs, or the
- * context's until its next run. */
-
+/* Row-major. The bytes of an output's strings are the context's until its next run, or those of an input: keep the bytes
+ * of inputs until the outputs were read. */
 typedef struct {
   stepwell_string *data;
   int64_t *shape;
