@@ -340,9 +340,12 @@ def _grouped(
     mask = _mask_bias(emitter, unsqueeze(emitter, keep, 1, 2), q, -np.inf)
     biases = [mask]
     if (bias := given(call, 10)) is not None:
-        if emitter.shape(bias)[1] != 1:
-            raise emitter.missing(call, "a bias for each head", "give one for all heads")
-        biases.append(unsqueeze(emitter, bias, 2))
+        if emitter.shape(bias)[1] == 1:
+            biases.append(unsqueeze(emitter, bias, 2))
+        else:
+            around = [extent(emitter, bias, axis) for axis in (0, 2, 3)]
+            split = one(emitter, "Concat", around[0], ints(emitter, shared, group), *around[1:], axis=0)
+            biases.append(one(emitter, "Reshape", bias, split))
     keys, values = unsqueeze(emitter, k, 2), unsqueeze(emitter, v, 2)
     turned = transpose(emitter, keys, 0, 1, 2, 4, 3)
     scores = one(emitter, "MatMul", one(emitter, "Mul", five, scalar(emitter, five, scale)), turned)

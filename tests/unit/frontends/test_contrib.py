@@ -212,6 +212,13 @@ def test_grouped_queries_of_a_prompt_and_of_the_next_token(packed: bool, more: d
     )
 
 
+@pytest.mark.parametrize("heads", [1, 4])
+def test_grouped_queries_with_a_bias(heads: int) -> None:
+    bias = floats(2, heads, 6, 6)
+    inputs = [*grouped(2, 6), None, None, *lengths(6, 6), None, None, None, bias]
+    check("GroupQueryAttention", *inputs, outputs=3, **GROUPS)
+
+
 def test_grouped_queries_of_rows_of_several_lengths() -> None:
     past = [floats(2, 2, 6, 16), floats(2, 2, 6, 16)]
     # the past is a buffer of 6 here, of which 3 and 5 entries are used
