@@ -9,6 +9,7 @@ import io
 import os
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import stepwell
 from stepwell import errors
+from stepwell.compat import load_entry
 from stepwell.pipelines import LEVELS, ORDER, PIPELINES, load_pass, option_docs
 from stepwell.registry import BACKENDS, DIALECTS, FRONTENDS, PASSES
 from stepwell.targets import resolve_target, target_names
@@ -150,20 +152,15 @@ def _pipelines() -> str:
 
 def _commands() -> str:
     """The `--help` of each command; that of `stepwell` is split over its subcommands."""
-    from stepwell.tools import stepwell as umbrella
-    from stepwell.tools import stepwell_opt, stepwell_reduce, stepwell_translate
-
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     lines = ["# Commands", "", "What `--help` prints. [Exit codes](exit-codes.md) are the same for all.", ""]
-    main_help = _help(umbrella.main, [])
-    lines += ["## stepwell", "", f"```text\n{main_help}```", ""]
-    for name in re.findall(r"^    ([a-z]+) ", main_help, re.MULTILINE):
-        lines += [f"## stepwell {name}", "", f"```text\n{_help(umbrella.main, [name])}```", ""]
-    for title, module in (
-        ("stepwell-opt", stepwell_opt),
-        ("stepwell-reduce", stepwell_reduce),
-        ("stepwell-translate", stepwell_translate),
-    ):
-        lines += [f"## {title}", "", f"```text\n{_help(module.main, [])}```", ""]
+    for script, entry in scripts.items():
+        main = load_entry(entry)
+        text = _help(main, [])
+        lines += [f"## {script}", "", f"```text\n{text}```", ""]
+        if script == "stepwell":
+            for name in re.findall(r"^    ([a-z]+) ", text, re.MULTILINE):
+                lines += [f"## stepwell {name}", "", f"```text\n{_help(main, [name])}```", ""]
     lines += ["## Formats", "", "`stepwell-translate --from` reads and `--to` writes:", ""]
     lines += ["| format | reads | writes |", "| --- | --- | --- |", "| `ir` | yes | yes |"]
     for name in sorted({*FRONTENDS, *BACKENDS}):
