@@ -56,7 +56,7 @@ def test_the_commands_work_together(folder):
     assert (folder / "one.ir").read_bytes() == (folder / "two.ir").read_bytes()
     succeed("stepwell", "compile", "two.ir", "-o", "net.so")
     assert "y: float32[1, 3]" in succeed("stepwell", "run", "net.so", "--random")
-    assert "x: float32['n', 3]" in succeed("stepwell", "inspect", "net.so")
+    assert "x: float32[n, 3]" in succeed("stepwell", "inspect", "net.so")
     assert succeed("stepwell", "bench", "net.onnx", "--seconds", "0.01").startswith("1 thread: ")
     text = succeed("stepwell-translate", "--to", "dot", stdin="func.func @f() { func.return }")
     assert text.startswith("digraph")
