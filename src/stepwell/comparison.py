@@ -88,6 +88,22 @@ def compare(
     return worst
 
 
+def rounding_of(values: Sequence[Any], exact: Sequence[Any]) -> float:
+    """How many ulps the floats of `values` are off at most from what they are in float64."""
+    worst = 0.0
+    for value, judge in zip(values, exact, strict=True):
+        if (
+            isinstance(value, np.ndarray)
+            and isinstance(judge, np.ndarray)
+            and _is_float(value)
+            and value.size
+        ):
+            if value.shape == judge.shape:
+                rounded = judge.astype(value.dtype)
+                worst = max(worst, compare([value], [rounded], tolerance=(0.0, 0.0)).ulps)
+    return worst
+
+
 def _is_float(array: np.ndarray) -> bool:
     return array.dtype.kind in "fcV"  # V: ml_dtypes
 

@@ -212,3 +212,15 @@ def test_the_log_knows_rules_places_and_order():
     assert sum("done" in op.attributes for op in module.walk()) == 1
     rewrite(module, [Swap()])
     assert sum("done" in op.attributes for op in module.walk()) == 2
+
+
+@pytest.mark.parametrize(("level", "first"), [("kernels", "loops"), ("memref", "llvm")])
+def test_check_goes_on_from_the_level_of_an_ir_file(tmp_path, level, first):
+    onnx.save(mlp(), tmp_path / "mlp.onnx")
+    path = tmp_path / f"{level}.ir"
+    stepwell.main(
+        ["compile", str(tmp_path / "mlp.onnx"), "--emit", level, "-o", str(path)], StringIO(), StringIO()
+    )
+    code, out, err = check(str(path), "--json", "--last", "llvm")
+    stages = json.loads(out)["stages"]
+    assert code == 0 and [stage["name"] for stage in stages][:2] == ["import", first], err
