@@ -110,7 +110,7 @@ def file_fingerprint(path: str) -> str:
     file = Path(path)
     digest = sha256()
     try:
-        for part in sorted({file, *file.parent.glob("*.pat")}):
+        for part in sorted({file, *file.parent.glob("*.pat"), *file.parent.glob("*.py")}):
             digest.update(part.read_bytes())
     except OSError as error:
         raise Error(

@@ -91,6 +91,21 @@ def test_rules_of_a_file_join_the_pipelines_where_they_say_so(folder):
     assert refused.returncode == 1 and "there is a pass 'cse' already" in refused.stderr
 
 
+def test_a_file_that_changes_under_a_process_is_an_error(folder):
+    code = """
+import os, stepwell
+from stepwell.plugins import load_plugin_file
+load_plugin_file("squared_relu.py")
+load_plugin_file("squared_relu.py")
+os.utime("squared_relu.py", (1, 1))
+try:
+    load_plugin_file("squared_relu.py")
+except stepwell.Error as error:
+    print(error)
+"""
+    assert "has changed since this process has loaded it" in succeed(folder, code)
+
+
 def install(folder: Path, body: str, value: str = "my_plugin") -> None:
     site = folder / "site"
     info = site / "my_plugin-1.0.dist-info"

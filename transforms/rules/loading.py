@@ -130,14 +130,20 @@ def use_module(name: str, path: Path) -> None:
 
 
 def load_file(path: Path) -> Any:
-    """The module of the Python file at `path`, executed once; classes and functions find their module by its name."""
+    """
+    The module of the Python file at `path`, executed once; classes and functions find their module by its name. A file
+    that has changed since is an error: what it defined is in use.
+    """
     name = f"stepwell_plugin_{path.stem}"
     if (known := sys.modules.get(name)) is not None and getattr(known, "__file__", None) == str(path):
+        if vars(known).get("__stamp__") != _stamp(path):
+            raise ImportError(f"{path} has changed since this process has loaded it; start the process anew")
         return known
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    vars(module)["__stamp__"] = _stamp(path)
     sys.modules[name] = module  # dataclasses and inspect look a class's module up there
     try:
         spec.loader.exec_module(module)
@@ -145,6 +151,14 @@ def load_file(path: Path) -> Any:
         del sys.modules[name]
         raise
     return module
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 # The code of rules, beside that of Python's own modules
