@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
-from xdsl.utils.exceptions import PassFailedException
+from xdsl.utils.exceptions import PassFailedException, VerifyException
 
 from stepwell.comparison import compare, random_array, rounding_of
 from stepwell.compat import StepwellContext
@@ -181,6 +181,11 @@ class Check:
             raise UnsupportedError(
                 "the interpreter would take too long for this model; use --thorough or smaller --dim"
             ) from None
+        except (VerifyException, ValueError, IndexError) as error:
+            raise RunError(
+                f"the model does not run on these inputs: {one_line(error)}; give real ones with --input, or extents"
+                " with --dim (unknown ones are 3)"
+            ) from error
         self.want = [w if isinstance(w, list) or w is None else np.array(w) for w in self.want]
         if any(type.name == "memref" for type in self.interface.arguments):
             self.report.notes.append("buffers have no form in float64, so there is no judge")

@@ -224,3 +224,16 @@ def test_check_goes_on_from_the_level_of_an_ir_file(tmp_path, level, first):
     code, out, err = check(str(path), "--json", "--last", "llvm")
     stages = json.loads(out)["stages"]
     assert code == 0 and [stage["name"] for stage in stages][:2] == ["import", first], err
+
+
+def test_extents_that_do_not_suit_the_model_are_the_users(tmp_path):
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 1, "time"])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    w = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [1, 1, 9], [1.0] * 9)
+    node = onnx.helper.make_node("Conv", ["x", "w"], ["y"])
+    graph = onnx.helper.make_graph([node], "long", [x], [y], [w])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "long.onnx")
+    code, _, err = check(str(tmp_path / "long.onnx"), "--last", "graph")
+    assert code == 1 and "does not run on these inputs" in err and "--dim" in err
+    assert check(str(tmp_path / "long.onnx"), "--last", "tensor", "--dim", "time=12")[0] == 0
