@@ -6,7 +6,7 @@ from xdsl.context import Context
 from xdsl.dialects import tensor
 from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, TensorType
 from xdsl.dialects.linalg import ops as linalg
-from xdsl.ir import SSAValue
+from xdsl.ir import Operation, SSAValue
 from xdsl.ir.affine import AffineDimExpr, AffineExpr, AffineMap
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
@@ -29,16 +29,25 @@ class FoldUnitReshapesPass(ModulePass):
     name = "fold-unit-reshapes"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        reshapes: set[tensor.ExpandShapeOp | tensor.CollapseShapeOp] = set()
+        reshapes: dict[Operation, None] = {}
         for reader in [o for o in op.walk() if isinstance(o, linalg.GenericOp)]:
             if contraction_operands(reader) is None and may_rewrite():
                 _fold(reader, reshapes)
         for reshape in reshapes:
-            if not reshape.results[0].uses:
-                Rewriter.erase_op(reshape)
+            _erase_unread(reshape, reshapes)
 
 
-def _fold(reader: linalg.GenericOp, reshapes: set) -> None:
+def _erase_unread(reshape: Operation, reshapes: dict[Operation, None]) -> None:
+    """Erase `reshape`, and the reshape that it alone read, and so on."""
+    while reshape in reshapes and reshape.parent is not None and not reshape.results[0].uses:
+        source = reshape.operands[0].owner
+        Rewriter.erase_op(reshape)
+        if not isinstance(source, Operation):
+            return
+        reshape = source
+
+
+def _fold(reader: linalg.GenericOp, reshapes: dict[Operation, None]) -> None:
     inputs: list[SSAValue] = list(reader.inputs)
     maps = maps_of(reader)
     changed = False
@@ -51,7 +60,7 @@ def _fold(reader: linalg.GenericOp, reshapes: set) -> None:
             if not _names_all_dims([*maps[:k], read, *maps[k + 1 :]]):
                 break  # a dim whose extent no operand says could not be run through
             inputs[k], maps[k] = reshape.src, read
-            reshapes.add(reshape)
+            reshapes[reshape] = None
             changed = True
     if changed:
         new = generic(inputs, reader.outputs, maps, reader, reader.detach_region(reader.body))
