@@ -129,17 +129,18 @@ class _Kernel:
         self._relate(root)
         contractions = [n for n in self.nodes.values() if _is_window_or_contraction(n.op)]
         choice = None
-        if len(contractions) > 1:
+        shared = parallel_dims(root.op)
+        block = any(n.root_dims.get(d) not in shared for n in contractions for d in parallel_dims(n.op))
+        if len(contractions) > 1 and block:
             choice = self._row_block(contractions, root)
         elif contractions:
+            # Others beside it have the same dims (the two branches of a residual block): one tile is all of theirs.
             choice = self._register_tile(contractions[-1], root)
         tile, vector, order = choice or self._rows(root)
         if listening():
             self._remark(
                 root,
-                ("rows and register tiles" if len(contractions) > 1 else "register tile")
-                if choice
-                else "rows",
+                ("rows and register tiles" if block else "register tile") if choice else "rows",
                 tile,
                 vector,
                 bool(contractions),
