@@ -27,6 +27,8 @@ from stepwell.transforms.memref.recompute import Recompute, element_bytes
 OUTPUT_KEY, DYNAMIC_KEY = "stepwell.output", "stepwell.dynamic"
 ARENA_KEY, LIVE_KEY = "stepwell.arena_bytes", "stepwell.live_bytes"
 _INDEX = IndexType()
+_REPLACEMENTS = 20_000
+"""Buffers that may be placed again to mend a plan: about 0.1 s; the networks of docs/performance.md need 2,000."""
 _VIEWS = (
     "memref.cast",
     "memref.collapse_shape",
@@ -46,6 +48,15 @@ class _Buffer:
     last: int
     size: SSAValue | int = 0
     offset: SSAValue | int = 0
+
+
+@dataclass(eq=False)
+class _Plan:
+    """Where buffers of known size lie when they are placed in this order, and the bytes that they take."""
+
+    order: list[_Buffer]
+    offsets: dict[_Buffer, int]
+    total: int
 
 
 @dataclass(eq=False)
@@ -188,7 +199,8 @@ def _outermost(op: Operation, positions: dict[Operation, int]) -> Operation:
 def _place(buffers: Sequence[_Buffer]) -> int:
     """
     Offsets for buffers of known size; the bytes taken. No one order is best for every network, so a few are
-    tried: the largest first, the longest lived first, by area, and as they come.
+    tried: the largest first, the longest lived first, by area, and as they come. The better ones are mended by
+    `_promote`, until nothing can be gained.
     """
     orders = (
         lambda b: (-b.size, b.first),
@@ -197,18 +209,66 @@ def _place(buffers: Sequence[_Buffer]) -> int:
         lambda b: (b.first, -b.size),
         lambda b: (-b.last, -b.size),
     )
-    best: tuple[int, list[int]] | None = None
     together, least = _alive_together(buffers), _most_alive(buffers)
+    plans: list[_Plan] = []
     for order in orders:
-        total = _place_in_order(sorted(buffers, key=order), together)
-        if best is None or total < best[0]:
-            best = total, [buffer.offset for buffer in buffers]  # pyright: ignore
-        if total == least:
+        plan = _placed(sorted(buffers, key=order), together)
+        plans.append(plan)
+        if plan.total == least:
             break
-    assert best is not None
-    for buffer, offset in zip(buffers, best[1], strict=True):
-        buffer.offset = offset
-    return best[0]
+    best = min(plans, key=_total)
+    budget = _REPLACEMENTS // max(len(buffers), 1)
+    for plan in sorted(plans, key=_total):
+        if best.total == least:
+            break
+        mended, budget = _promote(plan, together, least, budget)
+        best = min(best, mended, key=_total)
+    for buffer in buffers:
+        buffer.offset = best.offsets[buffer]
+    return best.total
+
+
+def _total(plan: _Plan) -> int:
+    return plan.total
+
+
+def _promote(
+    plan: _Plan, together: dict[_Buffer, list[_Buffer]], least: int, budget: int
+) -> tuple[_Plan, int]:
+    """
+    A plan that takes no more than `plan`, and what is left of `budget`, the number of orders that may be tried.
+    A buffer that sticks out at the top was laid on others that live with it: it goes in front of one of them, of
+    the first that lowers the total, or, a step that may lead there, of the one that raises it least.
+    """
+    best, seen = plan, set[tuple[_Buffer, ...]]()
+    while best.total > least:
+        top = next(b for b in plan.order if plan.offsets[b] + _bytes(b) == plan.total)
+        others = set(together[top])
+        place = plan.order.index(top)
+        following: _Plan | None = None
+        for before in [at for at in range(place) if plan.order[at] in others]:
+            order = [*plan.order[:before], top, *plan.order[before:place], *plan.order[place + 1 :]]
+            if tuple(order) in seen:
+                continue
+            if budget <= 0:
+                return best, budget
+            budget -= 1
+            candidate = _placed(order, together)
+            if following is None or candidate.total < following.total:
+                following = candidate
+            if candidate.total < plan.total:
+                break
+        if following is None:
+            return best, budget
+        plan = following
+        seen.add(tuple(plan.order))
+        best = min(best, plan, key=_total)
+    return best, budget
+
+
+def _bytes(buffer: _Buffer) -> int:
+    assert isinstance(buffer.size, int)
+    return buffer.size
 
 
 def _alive_together(buffers: Sequence[_Buffer]) -> dict[_Buffer, list[_Buffer]]:
@@ -224,23 +284,21 @@ def _alive_together(buffers: Sequence[_Buffer]) -> dict[_Buffer, list[_Buffer]]:
     return together
 
 
-def _place_in_order(buffers: Sequence[_Buffer], together: dict[_Buffer, list[_Buffer]]) -> int:
-    """Each buffer into the tightest gap that those alive with it leave."""
-    placed: set[_Buffer] = set()
+def _placed(order: list[_Buffer], together: dict[_Buffer, list[_Buffer]]) -> _Plan:
+    """Each buffer in turn into the tightest gap that those alive with it leave."""
+    offsets: dict[_Buffer, int] = {}
     total = 0
-    for buffer in buffers:
-        assert isinstance(buffer.size, int)
-        taken: list[tuple[int, int]] = sorted((b.offset, b.size) for b in together[buffer] if b in placed)  # pyright: ignore
+    for buffer in order:
+        needed = _bytes(buffer)
         best, best_gap, end = None, None, 0
-        for offset, size in taken:
+        for offset, size in sorted((offsets[b], _bytes(b)) for b in together[buffer] if b in offsets):
             gap = offset - end
-            if gap >= buffer.size and (best_gap is None or gap < best_gap):
+            if gap >= needed and (best_gap is None or gap < best_gap):
                 best, best_gap = end, gap
             end = max(end, offset + size)
-        buffer.offset = end if best is None else best
-        total = max(total, buffer.offset + buffer.size)
-        placed.add(buffer)
-    return total
+        offsets[buffer] = end if best is None else best
+        total = max(total, offsets[buffer] + needed)
+    return _Plan(order, offsets, total)
 
 
 def _most_alive(buffers: Sequence[_Buffer]) -> int:
