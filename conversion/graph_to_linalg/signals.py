@@ -356,7 +356,7 @@ def _fast(
 
         def read(build: Body, k: Scalar) -> tuple[Scalar, Scalar]:
             size = build.extent(length)
-            mirrored = None
+            mirrored = real = None
             if inverse and onesided:  # the upper half of the spectrum is the conjugate of the lower
                 mirrored = (k * 2).above(size)
                 real = k.equals(0) | (k * 2).equals(size)
@@ -365,7 +365,7 @@ def _fast(
             at = place(build, k.minimum(build.extent(given) - 1), given, parts)
             re = build.extract(flat, [at]).cast(f64)
             im = build.extract(flat, [at + 1]).cast(f64) if parts == 2 else build.constant(0.0, f64)
-            if inverse and onesided:
+            if mirrored is not None and real is not None:
                 im = build.select(mirrored, im, build.select(real, 0.0, -im))
             elif inverse:
                 im = -im

@@ -315,9 +315,9 @@ def _batched_scan(call: Call, emitter: Emitter) -> None:
     names = [f"{value.name}.batch" for value in body.graph.input]
     outputs = [f"{value.name}.batch" for value in body.graph.output]
     one = onnx.helper.make_node(
-        "Scan", ["", *names], outputs, body=body.graph, num_scan_inputs=inputs, directions=directions,
-        **{_ONE_ELEMENT: 1},
+        "Scan", ["", *names], outputs, body=body.graph, num_scan_inputs=inputs, directions=directions
     )  # fmt: skip
+    one.attribute.append(onnx.helper.make_attribute(_ONE_ELEMENT, 1))
     graph = onnx.GraphProto(name="batch", node=[one])
     graph.input.extend(onnx.ValueInfoProto(name=name) for name in names)
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
