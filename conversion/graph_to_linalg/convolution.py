@@ -206,7 +206,7 @@ def _conv_integer(low: Lowering, op: Any) -> SSAValue:
 
 
 # A transposed convolution is a convolution with stride 1 of the input with zeros put in between, by the
-# kernel turned round.
+# kernel turned round. With constant weights the zeros are left out: see `_by_phases`.
 @lowers("conv_transpose")
 def _conv_transpose(low: Lowering, op: Any) -> SSAValue:
     x, w, b = [*low.operands(op), None][:3]
@@ -230,6 +230,10 @@ def _conv_transpose(low: Lowering, op: Any) -> SSAValue:
             begin[i] = (total - half) if auto == "SAME_LOWER" else half
             if auto == "NOTSET":
                 begin[i] = half
+    phases = _phases(low, op, x, w, strides, begin, out) if group == 1 and set(dilations) == {1} else None
+    if phases is not None:
+        result = _by_phases(low, x, w, b, phases, out)
+        return result if last else to_channels_first(low, result)
     if any(s != 1 for s in strides):
         spread = tuple((n - 1) * s + 1 for n, s in zip(sizes, strides, strict=True))
         shape = (low.shape(x)[0], *spread, low.shape(x)[-1])
@@ -245,6 +249,101 @@ def _conv_transpose(low: Lowering, op: Any) -> SSAValue:
     )
     result = add_bias(low, result, b)
     return result if last else to_channels_first(low, result)
+
+
+@dataclass
+class _Phase:
+    """
+    One axis of a transposed convolution. Its outputs, `crop` unused ones in front, are `count` periods of `stride`;
+    output `stride * q + r` is the sum over the taps `j` of `x[q + first + j] * w[tap(r, j)]`, with zeros outside.
+    """
+
+    stride: int
+    crop: int
+    count: Dim
+    first: int
+    taps: list[list[int | None]]
+    """For each `r` and `j` the element of the kernel, None where there is none."""
+    high: int
+    """Zeros behind `x`; below 0, elements of it that nothing reads."""
+
+
+def _phases(
+    low: Lowering, op: Any, x: SSAValue, w: SSAValue, strides: list[int], begin: list[Dim], out: list[Dim]
+) -> list[_Phase] | None:
+    """The axes of a transposed convolution with a stride and known weights; None for others."""
+    if low.data(w) is None or set(strides) == {1}:
+        return None
+    phases = []
+    for size, kernel, s, before, extent in zip(
+        low.shape(x)[1:-1], low.shape(w)[2:], strides, begin, out, strict=True
+    ):
+        if not isinstance(before, int) or not isinstance(kernel, int):
+            return None
+        # To crop what makes `before` a multiple of the stride leaves the fewest taps, often so does to crop nothing.
+        options = [_taps(kernel, s, before - crop) for crop in (0, before % s)]
+        crop = 0 if len(options[0][1][0]) <= len(options[1][1][0]) else before % s
+        first, taps = options[crop > 0]
+        count = (extent + (crop + s - 1)) // s
+        high = count + (first + len(taps[0]) - 1) - size
+        if not isinstance(high, int):
+            return None
+        phases.append(_Phase(s, crop, count, first, taps, high))
+    return phases
+
+
+# y[o] = sum over i, k with s * i + k - before == o of x[i] w[k]; with o == s * q + r and i == q + j: k == r + before - s * j
+def _taps(kernel: int, s: int, before: int) -> tuple[int, list[list[int | None]]]:
+    """The least `j` and for each `r` the elements of the kernel, from that `j` on."""
+    first, last = -((kernel - 1 - before) // s), (s - 1 + before) // s
+    places = [[r + before - s * j for j in range(first, last + 1)] for r in range(s)]
+    return first, [[k if 0 <= k < kernel else None for k in row] for row in places]
+
+
+def _by_phases(
+    low: Lowering, x: SSAValue, w: SSAValue, b: SSAValue | None, phases: list[_Phase], out: list[Dim]
+) -> SSAValue:
+    """
+    A transposed convolution as one contraction: `y[n, q0, r0, q1, (r1 oc)] += x[n, q0 + j0, q1 + j1, ic] * u[r0, j0, j1, ic, (r1 oc)]`,
+    each output from the elements of the kernel that reach it. The phases of the last axis are columns beside the channels.
+    """
+    known = low.data(w)
+    assert known is not None, "phases are of known weights"
+    count, element, batch = len(phases), low.element(w), low.shape(x)[0]
+    _ic, oc = known.shape[:2]
+    u = known.transpose(*range(2, 2 + count), 0, 1)  # [k.., ic, oc]
+    for axis, phase in enumerate(phases):  # k -> r, j
+        u = np.concatenate([u, np.zeros_like(u.take([0], 2 * axis))], 2 * axis)
+        places = np.array([[-1 if k is None else k for k in row] for row in phase.taps])
+        u = u.take(places, 2 * axis)
+    # [r0, j0, r1, j1, ic, oc] -> [r0, j0, j1, ic, r1, oc]
+    order = [*range(0, 2 * count - 2, 2), *range(1, 2 * count, 2), 2 * count, 2 * count - 2, 2 * count + 1]
+    u = np.ascontiguousarray(u.transpose(order))
+    columns = phases[-1].stride * oc
+    weights = low.tensor_constant(u.reshape(*u.shape[:-2], columns), element)
+    x = low.pad(x, [0, *(-p.first for p in phases), 0], [0, *(p.high for p in phases), 0], 0)
+
+    parallel = 2 * count + 1
+    d = dims(parallel + count + 1)
+    taps = d[parallel:-1]
+    at_x = [d[0], *(d[1 + 2 * axis] + taps[axis] for axis in range(count)), d[-1]]
+    at_w = [*(d[2 + 2 * axis] for axis in range(count - 1)), *taps, d[-1], d[parallel - 1]]
+    shape = [batch, *(e for p in phases for e in (p.count, p.stride))]
+    result = contract(
+        low, "p" * parallel + "r" * (count + 1), (x, at_x), (weights, at_w), (*shape[:-1], columns), d[:parallel]
+    )  # fmt: skip
+    if b is not None:
+        if (each := low.data(b)) is not None:
+            repeated = low.tensor_constant(np.tile(each, phases[-1].stride), element)
+        else:
+            both = low.map(lambda v: v, [b], (phases[-1].stride, oc), element, widen=False)
+            repeated = low.reshape(both, (columns,))
+        result = add_bias(low, result, repeated)
+    result = low.reshape(
+        low.reshape(result, (*shape, oc)), (batch, *(p.count * p.stride for p in phases), oc)
+    )
+    whole = all(p.crop == 0 and p.count * p.stride == o for p, o in zip(phases, out, strict=True))
+    return result if whole else low.slice(result, [0, *(p.crop for p in phases), 0], [batch, *out, oc])
 
 
 def _turned(low: Lowering, w: SSAValue, group: int) -> SSAValue:
