@@ -350,6 +350,9 @@ def _pad(op: Any) -> str | None:
     low, high = ([int(n) for n in getattr(op, f"static_{side}").get_values()] for side in ("low", "high"))
     if not len(low) == len(high) == len(source) == len(result):
         return f"pads {op.source.type} to {op.result.type}: the ranks differ"
+    for side, given, sizes in (("low", op.low, low), ("high", op.high, high)):
+        if len(given) != sizes.count(DYNAMIC_INDEX):
+            return f"has {len(given)} {side} paddings that the run knows, wanted {sizes.count(DYNAMIC_INDEX)}"
     for axis, (extent, before, after, padded) in enumerate(zip(source, low, high, result, strict=True)):
         if DYNAMIC_INDEX not in (extent, before, after, padded) and extent + before + after != padded:
             return f"axis {axis}: {before} + {extent} + {after} elements cannot have the extent {padded}"

@@ -151,6 +151,12 @@ INVALID = {
         in_function(PAD.format(low=2, yielded="%x : f32"), "%t: tensor<4xf32>, %x: f32, %y: f64"),
         "axis 0: 2 + 4 + 0 elements cannot have the extent 5",
     ),
+    "pad: operands": (
+        in_function(
+            PAD.format(low=-(1 << 63), yielded="%x : f32").replace("5xf32", "?xf32"), "%t: tensor<4xf32>, %x: f32, %y: f64"
+        ),
+        "has 0 low paddings that the run knows, wanted 1",
+    ),
     "pad: value": (
         in_function(PAD.format(low=1, yielded="%y : f64"), "%t: tensor<4xf32>, %x: f32, %y: f64"),
         "yielded values 0 is f64, wanted f32",
