@@ -42,9 +42,10 @@ class TileAttr(ParametrizedAttribute):
     """
     The schedule of one linalg op, one entry per iteration dim (0: the dim is not touched).
 
-    `parallel`: extents of the tile that one iteration of the kernel's `scf.forall` computes.
+    `parallel`: extents of the tile that one iteration of the kernel's `scf.forall` computes; on an op that is not the
+    kernel's root, of the part of that tile that one iteration of the op's own loops computes, its producers with it.
     `vector`: extents of the vectors the op becomes inside its tile; 1 is a scalar loop.
-    `order`: the tiled dims from the outermost loop of the `scf.forall` to the innermost; empty: ascending.
+    `order`: the tiled dims from the outermost loop to the innermost; empty: ascending.
     """
 
     name = "schedule.tile"

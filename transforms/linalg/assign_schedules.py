@@ -25,6 +25,8 @@ from stepwell.targets import Target
 from stepwell.transforms.linalg.indices import linear, packed
 from stepwell.transforms.linalg.structure import (
     contraction_operands,
+    is_elementwise,
+    is_identity,
     maps_of,
     output_map,
     parallel_dims,
@@ -120,6 +122,8 @@ class _Kernel:
         self.nodes = {op: _Node(op, _extents(op)) for op in self.ops}
         self.sizes: dict[linalg.GenericOp, list[int]] = {}
         """Vector sizes of the ops that have their own whatever the root's are."""
+        self.loops: dict[linalg.GenericOp, TileAttr] = {}
+        """Schedules of ops that have loops of their own inside the tile."""
 
     def assign(self) -> None:
         if not self.ops:
@@ -150,7 +154,8 @@ class _Kernel:
             if node is root:
                 node.op.attributes[SCHEDULE] = TileAttr.of(tile, sizes, order)
             else:
-                node.op.attributes[SCHEDULE] = TileAttr.of([0] * len(sizes), sizes)
+                own = self.loops.get(node.op, TileAttr.of([0] * len(sizes), sizes))
+                node.op.attributes[SCHEDULE] = own
 
     def _remark(self, root: _Node, form: str, tile: list[int], vector: dict[int, int], is_sum: bool) -> None:
         """Say which schedule the kernel got."""
@@ -267,6 +272,8 @@ class _Kernel:
             if shape.row is not None:
                 sizes[shape.row] = block
             self.sizes[node.op] = sizes
+            if node is not root:
+                self._loop_over_tiles(node, shape, sizes)
         for node in self.nodes.values():
             if node.op in self.sizes:
                 continue
@@ -276,6 +283,25 @@ class _Kernel:
                 sizes[dim] = self._width(node.op, node.extents[dim])
             self.sizes[node.op] = sizes
         return tile, {}, []
+
+    def _loop_over_tiles(self, node: _Node, shape: "_Contraction", sizes: list[int]) -> None:
+        """
+        Loops over the register tiles of a contraction, with the element-wise ops behind it in the same loops: their
+        operand is still in registers. Columns outside, so that all rows of the block read a panel from the nearest cache.
+        """
+        last = node
+        while (reader := _sole_reader(last.op)) in self.nodes and is_elementwise(reader):
+            reads = [
+                m for v, m in zip(reader.inputs, maps_of(reader), strict=False) if v is last.op.results[0]
+            ]
+            if not is_identity(output_map(reader)) or not all(map(is_identity, reads)):
+                break
+            last = self.nodes[reader]
+            self.sizes[reader] = sizes[: len(last.extents)]
+        assert shape.columns is not None, "a register tile has columns"
+        order = [shape.columns] if shape.row is None else [shape.columns, shape.row]
+        tile = [sizes[d] if d in order else 0 for d in range(len(last.extents))]
+        self.loops[last.op] = TileAttr.of(tile, self.sizes[last.op], order)
 
     # Everything else: rows and chunks.
 
@@ -534,6 +560,13 @@ class _Contraction:
             second,
             node.extents[second] if second is not None else 1,
         )
+
+
+def _sole_reader(op: linalg.GenericOp) -> linalg.GenericOp | None:
+    """The generic that alone reads the one result of `op`."""
+    readers = {use.operation for result in op.results for use in result.uses}
+    reader = readers.pop() if len(readers) == 1 else None
+    return reader if isinstance(reader, linalg.GenericOp) and reader.inputs else None
 
 
 def _is_window_or_contraction(op: linalg.GenericOp) -> bool:

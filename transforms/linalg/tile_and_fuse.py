@@ -4,19 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects import arith, func, tensor
+from xdsl.dialects import arith, func, scf, tensor
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
     I64,
     AffineMapAttr,
+    AnyFloat,
     DenseArrayBase,
     IndexType,
     ModuleOp,
     TensorType,
     UnitAttr,
+    i64,
 )
 from xdsl.dialects.linalg import ops as linalg
-from xdsl.dialects.utils import get_dynamic_index_list
+from xdsl.dialects.utils import get_dynamic_index_list, split_dynamic_index_list
 from xdsl.ir import Block, BlockArgument, Operation, OpResult, Region, SSAValue
 from xdsl.ir.affine import AffineBinaryOpKind, AffineConstantExpr, AffineDimExpr, AffineExpr, AffineMap
 from xdsl.passes import ModulePass
@@ -25,14 +27,30 @@ from stepwell.dialects.scf import ForallOp, InParallelOp
 from stepwell.dialects.schedule import TileAttr
 from stepwell.dialects.tensor import ParallelInsertSliceOp
 from stepwell.rewriting import may_rewrite, note_rewrite
-from stepwell.transforms.linalg.indices import Extent, IndexBuilder, constant_of, domain_of, linear, packed
-from stepwell.transforms.linalg.structure import contraction_operands, maps_of, output_map, reduction_dims
+from stepwell.transforms.linalg.indices import (
+    Extent,
+    IndexBuilder,
+    bound_of,
+    constant_of,
+    domain_of,
+    linear,
+    packed,
+)
+from stepwell.transforms.linalg.overwrite import overwrite_dead_tiles
+from stepwell.transforms.linalg.structure import (
+    contraction_operands,
+    maps_of,
+    output_map,
+    reduction_dims,
+)
 
 KERNEL = "stepwell.kernel"
 SCHEDULE = "schedule"
 OVERLAP = "stepwell.overlapping_tiles"
 """On a kernel some of whose tiles overlap: no input of it may share memory with an output."""
 
+_LINE_BYTES = 64
+"""A cache line."""
 _VIEWS = (tensor.CastOp, tensor.ExtractSliceOp, tensor.ExpandShapeOp, tensor.CollapseShapeOp)
 
 
@@ -109,6 +127,8 @@ class _Tiling:
         self.slices: dict[tuple[SSAValue, _Box], SSAValue] = {}
         self.boxes: dict[Operation, _Box] = {}
         self.shared: dict[SSAValue, SSAValue] = {}
+        self.looped: set[Operation] = set()
+        """Ops inside whose own loops we are."""
         self.aligned: dict[SSAValue, int] = {}
         """For the offset of a tiled dim: the extent it is a multiple of."""
 
@@ -153,6 +173,7 @@ class _Tiling:
                     ParallelInsertSliceOp(value, dest, out.offsets, out.sizes, strides)
                 )
             block.add_op(parallel)
+            overwrite_dead_tiles(block)
         return ForallOp(
             [0] * len(looped),
             [extents[d] for d in looped],
@@ -334,6 +355,12 @@ class _Tiling:
         """`op` on the part `box` of its iteration space."""
         if (op, box) in self.made:
             return self.made[op, box]
+        self.boxes.setdefault(op, box)
+        if op is not self.root and op not in self.looped and self._takes_steps(op, box):
+            self.looped.add(op)
+            self.made[op, box] = made = self._in_loops(op, box)
+            self.looped.remove(op)
+            return made
         operands: list[SSAValue] = []
         maps: list[AffineMapAttr] = []
         for operand, map in zip(op.operands, maps_of(op), strict=True):
@@ -357,8 +384,95 @@ class _Tiling:
         for old, new in zip(op.results, tiled.results, strict=True):
             new.name_hint = old.name_hint
         self.made[op, box] = tiled
-        self.boxes.setdefault(op, box)
         return self.build_index.add(tiled)
+
+    def _takes_steps(self, op: linalg.GenericOp, box: _Box) -> bool:
+        """Whether `op` on `box` is more than one step of its own loops."""
+        steps = zip(_schedule(op).parallel_sizes, box.sizes, strict=False)
+        return any(step and ((bound := bound_of(size)) is None or bound > step) for step, size in steps)
+
+    # for each part of a box, op(part) inserted at its place == op(box)
+    def _in_loops(self, op: linalg.GenericOp, box: _Box) -> Operation:
+        """`op` on `box`, in steps of its own `parallel` sizes: its producers are computed step by step as well."""
+        build = self.build_index
+        schedule, written = _schedule(op), output_map(op)
+        fill = op.outputs[0].owner
+        empty = fill.outputs[0].owner if isinstance(fill, linalg.FillOp) else fill
+        axes = [e.position for e in written.results if isinstance(e, AffineDimExpr)]
+        if not isinstance(empty, tensor.EmptyOp) or len(op.results) != 1 or len(axes) != len(written.results):
+            raise _CannotTile
+        whole = _Box(tuple(box.offsets[d] for d in axes), tuple(box.sizes[d] for d in axes))
+
+        def part(places: dict[int, Extent], sizes: dict[int, Extent], into: SSAValue) -> Operation:
+            offsets = tuple(build.plus(o, places.get(d, 0)) for d, o in enumerate(box.offsets))
+            inner = _Box(offsets, tuple(sizes.get(d, s) for d, s in enumerate(box.sizes)))
+            local = [places.get(d, 0) for d in axes]
+            extents = [inner.sizes[d] for d in axes]
+            out = _Box(tuple(inner.offsets[d] for d in axes), tuple(extents))
+            type = _tile_type(op.results[0], out)
+            ones = [1] * len(axes)
+            self.made[empty, out] = build.add(tensor.ExtractSliceOp(into, local, extents, ones, type))
+            value = self._generic(op, inner).results[0]
+            return build.add(_insertion(value, into, local, extents))
+
+        def steps(
+            dims: tuple[int, ...], places: dict[int, Extent], sizes: dict[int, Extent], into: SSAValue
+        ) -> Operation:
+            if not dims:
+                return part(places, sizes, into)
+            dim, step, extent = dims[0], schedule.parallel_sizes[dims[0]], box.sizes[dims[0]]
+            if (bound := bound_of(extent)) is not None and bound <= step:
+                return steps(dims[1:], places, sizes, into)
+
+            def loop(start: Extent, end: Extent, into: SSAValue, size: Extent | None) -> Operation:
+                """From `start` to `end`, in steps of `size` elements (None: as many as are left)."""
+                block = Block(arg_types=[IndexType(), into.type])
+                place = block.args[0]
+                bounds = build.values([start, end, step])
+                if constant_of(box.offsets[dim]) == 0:
+                    self.aligned[place] = step
+                with build.inside(block):
+                    own = build.least(build.minus(end, place), step) if size is None else size
+                    last = steps(dims[1:], {**places, dim: place}, {**sizes, dim: own}, block.args[1])
+                    build.add(scf.YieldOp(last.results[0]))
+                return build.add(scf.ForOp(*bounds, [into], Region(block)))
+
+            made, slices = dict(self.made), dict(self.slices)
+            if isinstance(extent, int):
+                full = extent - extent % step
+                one = full == step
+                last = (
+                    steps(dims[1:], {**places, dim: 0}, {**sizes, dim: step}, into)
+                    if one
+                    else loop(0, full, into, step)
+                )
+                if full != extent:
+                    self.made, self.slices = dict(made), dict(slices)
+                    rest = {**sizes, dim: extent - full}
+                    last = steps(dims[1:], {**places, dim: full}, rest, last.results[0])
+            else:
+                full = build.minus(extent, build.remainder(extent, step))
+                last = loop(0, full, into, step)
+                self.made, self.slices = dict(made), dict(slices)
+                last = loop(full, extent, last.results[0], None)
+            self.made, self.slices = made, slices
+            return last
+
+        return steps(schedule.loop_order, {}, {}, self._padded(empty, whole))
+
+    def _padded(self, empty: tensor.EmptyOp, box: _Box) -> SSAValue:
+        """A buffer of the tile whose rows begin at cache lines: a vector never lies in two of them."""
+        element = empty.tensor.type.element_type
+        last = box.sizes[-1]
+        line = _LINE_BYTES * 8 // element.bitwidth if isinstance(element, AnyFloat) else 1
+        if not isinstance(last, int) or last % line == 0 or len(box.sizes) < 2:
+            return self._tile(empty.tensor, box)
+        wide = _Box(box.offsets, (*box.sizes[:-1], last + -last % line))
+        buffer = self._tile(empty.tensor, wide)
+        rank = len(box.sizes)
+        type = _tile_type(empty.tensor, box)
+        cut = tensor.ExtractSliceOp(buffer, [0] * rank, box.sizes, [1] * rank, type)
+        return self.build_index.add(cut).result
 
     def _axis(
         self, expr: AffineExpr, box: _Box, operand: SSAValue, axis: int
@@ -410,6 +524,22 @@ class _Tiling:
             assert block is not None
             block.insert_op_after(shifted, index)
             index.result.replace_uses_with_if(shifted.result, lambda use, s=shifted: use.operation is not s)
+
+
+def _insertion(
+    source: SSAValue, into: SSAValue, offsets: Sequence[Extent], sizes: Sequence[Extent]
+) -> tensor.InsertSliceOp:
+    static_offsets, dynamic_offsets = split_dynamic_index_list(offsets, DYNAMIC_INDEX)
+    static_sizes, dynamic_sizes = split_dynamic_index_list(sizes, DYNAMIC_INDEX)
+    return tensor.InsertSliceOp.build(
+        operands=[source, into, dynamic_offsets, dynamic_sizes, []],
+        result_types=[into.type],
+        properties={
+            "static_offsets": DenseArrayBase.from_list(i64, static_offsets),
+            "static_sizes": DenseArrayBase.from_list(i64, static_sizes),
+            "static_strides": DenseArrayBase.from_list(i64, [1] * len(sizes)),
+        },
+    )
 
 
 def _computed(value: SSAValue) -> SSAValue:
