@@ -48,7 +48,9 @@ PIPELINES: dict[str, str] = {
     "graph-O3": "graph-O2, choose-convolution",
     "tensor-O0": "graph-to-linalg, dce",
     "tensor-O1": "graph-to-linalg, cse, fold-unit-reshapes, fuse-elementwise, dce",
-    "tensor-O2": "graph-to-linalg, cse, fold-unit-reshapes, fuse-elementwise, flush-denormals, pack-weights, dce",
+    "tensor-O2": """
+        graph-to-linalg, cse, fold-unit-reshapes, fuse-elementwise, move-row-factors, flush-denormals, pack-weights, dce
+    """,
     "kernels-O0": "form-kernels{fuse=false}",
     "kernels-O1": "form-kernels",
     "kernels-O2": "form-kernels, absorb-slices",
@@ -84,6 +86,11 @@ ORDER: dict[tuple[str, str], str] = {
     ("fold-transposes", "graph-to-linalg"): "composed transposes are one kernel",
     ("graph-to-linalg", "fuse-elementwise"): "fusion merges bodies of linalg.generic",
     ("fold-unit-reshapes", "fuse-elementwise"): "a reshape between two ops keeps them apart",
+    (
+        "fuse-elementwise",
+        "move-row-factors",
+    ): "merged with a transpose, the factor of a product's rows would be no epilogue of it",
+    ("move-row-factors", "form-kernels"): "a factor of the product's rows is its epilogue",
     ("fuse-elementwise", "form-kernels"): "a merged op is one op of a kernel",
     ("flush-denormals", "pack-weights"): "weights are changed before they are laid out",
     ("pack-weights", "form-kernels"): "the packed layout is part of a kernel's signature",

@@ -58,6 +58,7 @@ PASSES: dict[str, Any] = {
     "form-kernels": f"{_LINALG}.form_kernels:FormKernelsPass",
     "fold-unit-reshapes": f"{_LINALG}.fold_unit_reshapes:FoldUnitReshapesPass",
     "fuse-elementwise": f"{_LINALG}.fuse_elementwise:FuseElementwisePass",
+    "move-row-factors": f"{_LINALG}.move_row_factors:MoveRowFactorsPass",
     "flush-denormals": f"{_LINALG}.flush_denormals:FlushDenormalsPass",
     "pack-weights": f"{_LINALG}.pack_weights:PackWeightsPass",
     "tile-and-fuse": f"{_LINALG}.tile_and_fuse:TileAndFusePass",

@@ -156,3 +156,27 @@ def test_reshapes_keep_their_meaning():
         for pipeline in ("fold-unit-reshapes", "fold-unit-reshapes,fuse-elementwise,form-kernels"):
             before, after, _ = run(text.replace(f"@{name}(", "@main("), pipeline, inputs)
             np.testing.assert_array_equal(before[0], after[0])
+
+
+@pytest.mark.parametrize(("keys", "width", "moves"), [(70, 8, True), (66, 64, True), (8, 70, False)])
+@pytest.mark.parametrize("divides", [False, True])
+def test_moved_row_factors_keep_their_meaning(keys, width, moves, divides):
+    """Random shares of a softmax, wider and narrower than the values that they are multiplied with."""
+    text = (
+        (LIT / "move-row-factors.ir")
+        .read_text()
+        .replace("5x70x", f"5x{keys}x")
+        .replace("5x8x", f"5x{width}x")
+    )
+    text = text.replace("@shares_of_a_softmax(", "@main(").replace("70x8x", f"{keys}x{width}x")
+    text = text if divides else text.replace("arith.divf", "arith.mulf")
+    rng = np.random.default_rng(0)
+    shapes = [(5, keys), (5,), (keys, width)]
+    inputs = [10 * rng.standard_normal(shape).astype(np.float32) + 0.1 for shape in shapes]
+    before, after, printed = run(text, "set-target,move-row-factors", inputs)
+    np.testing.assert_allclose(before[0], after[0], rtol=1e-5, atol=1e-5 * np.abs(before[0]).max())
+    main = printed[printed.index("@main") :].split("func.func")[0]
+    assert (f"tensor<5x{width}xf32>, tensor<5xf32>)" in main) == moves
+    kept, _, printed = run(text, "set-target{fp=strict},move-row-factors", inputs)
+    assert f"tensor<5x{width}xf32>, tensor<5xf32>)" not in printed
+    np.testing.assert_array_equal(before[0], kept[0])
