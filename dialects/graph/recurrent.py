@@ -45,6 +45,8 @@ class RecurrentOp(GraphOp):
             )
         directions = 2 if direction == "bidirectional" else 1
         hidden = recurrent[2]
+        if (said := self.get("hidden_size")) is not None:
+            require_same(self, hidden, said, "last extent of the recurrent weights and hidden_size")
         require_same(self, weights[0], directions, "first extent of the weights and number of directions")
         require_same(self, weights[2], shape[2], "last extent of the weights and of the input")
         require_same(self, weights[1], hidden * self.GATES, f"rows of the weights and {self.GATES} * hidden")

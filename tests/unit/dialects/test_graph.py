@@ -181,6 +181,7 @@ def test_verifying_uses_up_no_symbols_and_pieces_keep_theirs():
         ("Conv", [t(1, 3, 8, 8), t(4, 3, 3, 3)], {"strides": [1, 0]}, r"strides \[1, 0\] must be 2 positive"),
         ("Conv", [t(1, 3, 8, 8), t(4, 3, 3, 3)], {"pads": [1]}, "has 1 pads, must have 4"),
         ("Transpose", [t(2, 3)], {"perm": [0, 0]}, "must name each of the 2 axes"),
+        ("RNN", [t(5, 2, 3), t(1, 4, 3), t(1, 4, 4)], {"hidden_size": 1 << 62}, "and hidden_size: 4 is not"),
         ("Softmax", [t(2, 3)], {"axis": 2}, r"axis 2 must lie in \[-2, 2\)"),
         ("Concat", [t(2, 3), t(3, 3)], {"axis": 1}, "2 is not 3"),
         ("Einsum", [t(2, 3)], {"equation": "i1j->i"}, "may hold letters"),
