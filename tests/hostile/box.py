@@ -21,7 +21,10 @@ Case = Callable[[], object]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a case ended: "ok", "error" (a message and an exit code), or a fault: "traceback", "crash", "hang"."""
+    """
+    How a case ended: "ok" (the text that it returned), "error" (a message and an exit code), or a fault: "traceback",
+    "crash", "hang".
+    """
 
     kind: str
     code: int = 0
@@ -98,7 +101,7 @@ def outcome_of(case: Case) -> tuple[str, int, str]:
     from stepwell.errors import Error
 
     try:
-        case()
+        said = case()
     except (Error, ParseError, VerifyException, PassFailedException) as error:
         code, text = exit_code_of(error), diagnose(error).render()
         if code == 3:
@@ -106,4 +109,4 @@ def outcome_of(case: Case) -> tuple[str, int, str]:
         return "error", code, text
     except BaseException as error:
         return "traceback", 3, "".join(traceback.format_exception(error))[-3000:]
-    return "ok", 0, ""
+    return "ok", 0, said if isinstance(said, str) else ""

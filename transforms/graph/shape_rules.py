@@ -25,9 +25,10 @@ def covers_all(y: SSAValue, x: SSAValue) -> bool:
     """
     op = y.owner
     assert isinstance(op, GraphOp), "a pooling made it"
-    spatial = dims_of(x.type)[2:]
+    space = slice(1, -1) if op.get("layout") == "nhwc" else slice(2, None)
+    spatial = dims_of(x.type)[space]
     window = op.get("kernel_shape")
-    if not all(isinstance(d, int) for d in spatial) or any(d != 1 for d in dims_of(y.type)[2:]):
+    if not all(isinstance(d, int) for d in spatial) or any(d != 1 for d in dims_of(y.type)[space]):
         return False
     if any(op.get("pads") or ()) or any(d != 1 for d in op.get("dilations") or ()):
         return False

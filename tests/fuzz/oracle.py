@@ -1,0 +1,322 @@
+"""
+One model on stepwell and on ONNX Runtime: whether they agree, and if not, whether the model itself can tell.
+
+Where the results differ by more than rounding, the judge is the same model in double precision, and again with a little
+noise behind every operation that rounds: what that noise moves, a result may be off by. So a floor of a value that lies
+on an integer, or an index of the largest of two equal values, is no difference.
+"""
+
+import json
+import mmap
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+import stepwell
+from stepwell.comparison import Difference, compare
+from tests.fuzz import known
+
+onnxruntime.set_default_logger_severity(4)
+
+Feeds = dict[str, np.ndarray]
+
+_NOISY_RUNS = 4
+_FLOATS = {TensorProto.FLOAT: 2.0**-23, TensorProto.FLOAT16: 2.0**-10, TensorProto.DOUBLE: 2.0**-52}
+"""Element types that the judge widens or makes noisy, and their machine epsilons."""
+
+_EXACT = frozenset(
+    """Identity Transpose Reshape Flatten Squeeze Unsqueeze Slice Split Concat Gather GatherElements GatherND Scatter
+    ScatterElements ScatterND Expand Tile Pad Where Neg Abs Relu Max Min Floor Ceil Round Sign Cast CastLike Clip MaxPool
+    GlobalMaxPool TopK ReduceMax ReduceMin Constant ConstantOfShape DepthToSpace SpaceToDepth Trilu Compress If Loop Scan
+    Range OneHot EyeLike NonZero Unique ReverseSequence Sum_of_nothing""".split()
+)
+"""Operators that do not round: noise behind them would hide what they do wrong."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and several sets of inputs."""
+
+    model: bytes
+    feeds: Sequence[Feeds]
+
+    def save(self, directory: Path) -> None:
+        """Write `model.onnx` and `inputs_<i>.npz`."""
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "model.onnx").write_bytes(self.model)
+        for index, feeds in enumerate(self.feeds):
+            np.savez(directory / f"inputs_{index}.npz", **feeds)  # pyright: ignore[reportArgumentType]
+
+    @staticmethod
+    def load(directory: Path) -> "Case":
+        feeds = []
+        for path in sorted(directory.glob("inputs_*.npz")):
+            with np.load(path) as file:
+                feeds.append(dict(file))
+        return Case((directory / "model.onnx").read_bytes(), feeds)
+
+
+@dataclass
+class Verdict:
+    """What became of one case."""
+
+    kind: str
+    """
+    "agrees", "differs", "refused" (by stepwell, in words), "fault" (stepwell's status 3), "invalid" (ONNX Runtime does
+    not run it), "known" (a fault of ONNX Runtime), "crash" or "hang" (of whoever `stage` says).
+    """
+    detail: str = ""
+    stage: str = ""
+    ops: list[str] = field(default_factory=list)
+
+    @property
+    def is_bad(self) -> bool:
+        return self.kind in ("differs", "fault", "crash", "hang")
+
+    def dumps(self) -> str:
+        return json.dumps(vars(self))
+
+
+class Stage:
+    """What a child process was doing last, where its parent can read it."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 64)
+
+    def enter(self, name: str) -> None:
+        self._memory[:] = name.encode()[:64].ljust(64, b"\0")
+
+    def __str__(self) -> str:
+        return bytes(self._memory).rstrip(b"\0").decode()
+
+
+def run_reference(model: bytes, feeds: Feeds, optimised: bool = False) -> list[np.ndarray]:
+    """What ONNX Runtime gives, on one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return list(session.run(None, feeds))
+
+
+def judge(case: Case, opt_levels: Sequence[int], stage: Stage | None = None) -> Verdict:
+    """Compile and run `case`, and compare with ONNX Runtime."""
+    stage = stage or Stage()
+    stage.enter("onnxruntime")
+    proto = onnx.load_from_string(case.model)
+    ops = sorted({node.op_type for node in _nodes(proto.graph)})
+    wants, accepted = [], []
+    trouble = ""
+    for feeds in case.feeds:
+        try:
+            wants.append(run_reference(case.model, feeds))
+            accepted.append(feeds)
+        except Exception as error:  # whatever it says
+            trouble = trouble or str(error)
+    if not wants:
+        return Verdict("invalid", trouble, "onnxruntime", ops)
+    for level in opt_levels:
+        stage.enter(f"compile -O{level}")
+        with tempfile.TemporaryDirectory(prefix="stepwell-fuzz-") as directory:
+            library = Path(directory) / "model.so"
+            try:
+                stepwell.compile(proto, opt_level=level).save(str(library))
+                stage.enter(f"run -O{level}")
+                verdict = _run_and_compare(case.model, proto, library, accepted, wants, f"-O{level}", stage)
+            except stepwell.InternalError as error:
+                return Verdict("fault", str(error), str(stage), ops)
+            except stepwell.Error as error:
+                return Verdict("refused", str(error), str(stage), ops)
+        if verdict is not None:
+            verdict.ops = ops
+            return verdict
+    return Verdict("agrees", ops=ops)
+
+
+def _run_and_compare(
+    model: bytes, proto: onnx.ModelProto, library: Path, all_feeds: Sequence[Feeds], wants: Sequence[list[Any]],
+    level: str, stage: Stage,
+) -> Verdict | None:  # fmt: skip
+    one, two = stepwell.load(str(library), threads=1), stepwell.load(str(library), threads=2)
+    names = [output.name for output in proto.graph.output]
+    for feeds, want in zip(all_feeds, wants, strict=True):
+        stage.enter(f"run {level}")
+        results = one.run(feeds)
+        got = [np.asarray(results[name]) for name in names]
+        for name, mine in zip(names, got, strict=True):
+            other = np.asarray(two.run(feeds)[name])
+            if mine.tobytes() != other.tobytes():
+                return Verdict(
+                    "differs", f"{level}: {name}: two threads give other bits than one", str(stage)
+                )
+        found = compare(got, want)
+        if found.agrees:
+            continue
+        stage.enter("judge")
+        found = settle(model, proto, feeds, got, want)
+        if not found.agrees:
+            shapes = {k: list(v.shape) for k, v in feeds.items()}
+            detail = f"{level}: output {names[found.output]}: {found}; inputs {shapes}"
+            reason = known.reason(proto, found)
+            return Verdict(
+                "known" if reason else "differs", f"{reason}: {detail}" if reason else detail, level
+            )
+    return None
+
+
+def settle(
+    model: bytes, proto: onnx.ModelProto, feeds: Feeds, got: list[np.ndarray], want: list[np.ndarray]
+) -> Difference:
+    """The worst difference that is left when what is ill-conditioned, or a matter of taste, is allowed."""
+    candidates = [want]
+    try:  # what ONNX Runtime's own optimisations change cannot be held against anybody
+        candidates.append(run_reference(model, feeds, optimised=True))
+    except Exception:
+        pass
+    wide = {name: _widened(value) for name, value in feeds.items()}
+    exact: list[np.ndarray] | None = None
+    for seed in range(_NOISY_RUNS + 1):
+        try:
+            run = run_reference(in_double(proto, seed).SerializeToString(), wide)
+        except Exception:
+            break
+        if seed == 0:
+            exact = run
+        candidates.append(run)
+    if exact is None:  # no kernels in double for some operator: the noise alone, in the model's own types
+        for seed in range(1, _NOISY_RUNS + 1):
+            try:
+                candidates.append(
+                    run_reference(in_double(proto, seed, widen=False).SerializeToString(), feeds)
+                )
+            except Exception:
+                break
+    worst = Difference(0.0)
+    for index, (g, w) in enumerate(zip(got, want, strict=True)):
+        judged = None if exact is None else [exact[index]]
+        patched = g.copy()
+        if g.shape == w.shape and g.dtype == w.dtype:
+            with np.errstate(all="ignore"):
+                for other in candidates:
+                    _allow(patched, w, other[index], candidates)
+                patched = _within_spread(patched, w, [c[index] for c in candidates])
+        found = compare([patched], [w], judged)
+        if found.ratio > worst.ratio:
+            worst = Difference(**{**vars(found), "output": index})
+    return worst
+
+
+def _allow(got: np.ndarray, want: np.ndarray, other: np.ndarray, _: Any) -> None:
+    """Set `got` to `want` where it is what `other`, an equally good run of the reference, gives."""
+    if other.shape != got.shape:
+        return
+    same = np.isclose(got.astype(np.float64), other.astype(np.float64), 1e-5, 1e-8, equal_nan=True)
+    got[same] = want[same]
+
+
+def _within_spread(got: np.ndarray, want: np.ndarray, runs: list[np.ndarray]) -> np.ndarray:
+    """`got`, set to `want` where it lies within some times the spread of the runs."""
+    runs = [run.astype(np.float64) for run in runs if run.shape == got.shape]
+    if len(runs) < 3:
+        return got
+    stacked = np.stack(runs)
+    low, high = stacked.min(0), stacked.max(0)
+    mixed = np.isnan(stacked).any(0) | ~np.isfinite(stacked).all(0)
+    unsure = mixed & ~(np.isnan(stacked).all(0) | (low == high))
+    margin = 4 * (high - low)
+    inside = (got >= low - margin) & (got <= high + margin) & ~(low == high)
+    return np.where(inside | unsure, want, got).astype(got.dtype)
+
+
+# --- the model in double precision, with noise --------------------------------------------------
+
+
+def in_double(proto: onnx.ModelProto, seed: int, widen: bool = True) -> onnx.ModelProto:
+    """`proto` with float16 and float32 made float64; with a `seed` but 0, noise behind what rounds."""
+    wide = onnx.ModelProto()
+    wide.CopyFrom(proto)
+    types = element_types(proto)
+    rng = np.random.default_rng(seed)
+    _rewrite(wide.graph, types, rng if seed else None, widen)
+    return wide
+
+
+def element_types(proto: onnx.ModelProto) -> dict[str, int]:
+    """The element type of every value that shape inference knows, by name, subgraphs included."""
+    inferred = onnx.shape_inference.infer_shapes(proto)
+    types: dict[str, int] = {}
+    for graph in _graphs(inferred.graph):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            types[value.name] = value.type.tensor_type.elem_type
+        for tensor in graph.initializer:
+            types[tensor.name] = tensor.data_type
+    return types
+
+
+def _rewrite(
+    graph: onnx.GraphProto, types: Mapping[str, int], rng: np.random.Generator | None, widen: bool
+) -> None:
+    if widen:
+        for tensor in graph.initializer:
+            _widen_tensor(tensor)
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            if value.type.tensor_type.elem_type in _FLOATS:
+                value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    nodes = []
+    for node in graph.node:
+        kept = onnx.NodeProto()
+        kept.CopyFrom(node)
+        for attribute in kept.attribute:
+            if attribute.HasField("t") and widen:
+                _widen_tensor(attribute.t)
+            if attribute.HasField("g"):
+                _rewrite(attribute.g, types, rng, widen)
+            if widen and node.op_type == "Cast" and attribute.name == "to" and attribute.i in _FLOATS:
+                attribute.i = TensorProto.DOUBLE
+        nodes.append(kept)
+        if rng is None or node.op_type in _EXACT:
+            continue
+        for index, name in enumerate(kept.output):
+            if name and (kind := types.get(name)) in _FLOATS:
+                quiet, factor = f"{name}__quiet", f"{name}__noise"
+                size = 1 + _FLOATS[kind] * rng.uniform(-3, 3)
+                scalar = np.array(size, np.float64 if widen else helper.tensor_dtype_to_np_dtype(kind))
+                kept.output[index] = quiet
+                nodes.append(
+                    helper.make_node("Constant", [], [factor], value=numpy_helper.from_array(scalar))
+                )
+                nodes.append(helper.make_node("Mul", [quiet, factor], [name]))
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _widen_tensor(tensor: onnx.TensorProto) -> None:
+    if tensor.data_type in _FLOATS:
+        array = numpy_helper.to_array(tensor).astype(np.float64)
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
+
+
+def _graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
+    found = [graph]
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                found += _graphs(attribute.g)
+    return found
+
+
+def _nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    return [node for inner in _graphs(graph) for node in inner.node]

@@ -1,0 +1,105 @@
+"""Many models, each in a child process that may die."""
+
+import json
+import re
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.fuzz.generate import generate
+from tests.fuzz.oracle import Case, Stage, Verdict, judge
+from tests.hostile.box import Outcome, run_boxed
+
+SECONDS, MEMORY = 120.0, 8 << 30
+"""What one model may take: processor time and address space."""
+_ALSO_O0 = 4
+"""One model in so many is compiled without optimisations too."""
+
+
+@dataclass
+class Tally:
+    """How many models ended how."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    refusals: Counter[str] = field(default_factory=Counter)
+    ops: Counter[str] = field(default_factory=Counter)
+    bad: int = 0
+
+    def count(self, verdict: Verdict) -> None:
+        self.kinds[verdict.kind] += 1
+        self.bad += verdict.is_bad
+        if verdict.kind == "agrees":
+            self.ops.update(verdict.ops)
+        if verdict.kind == "refused":
+            self.refusals[message_kind(verdict.detail)] += 1
+
+    def report(self) -> str:
+        lines = [
+            f"{sum(self.kinds.values())} models: "
+            + ", ".join(f"{n} {k}" for k, n in self.kinds.most_common())
+        ]
+        lines += [f"  {number} refused: {text}" for text, number in self.refusals.most_common()]
+        lines.append(f"operators in models that agree: {len(self.ops)}")
+        return "\n".join(lines)
+
+
+def message_kind(message: str) -> str:
+    """A message without the names and numbers of its model."""
+    text = message.split("\n")[0]
+    text = re.sub(r"\b(v|in|c)\d+\b|'[^']*'", "_", text)
+    return re.sub(r"-?\d+", "N", text)[:200]
+
+
+def run_seeds(
+    seeds: Sequence[int], save: Path, cases: Mapping[int, Case] | None = None, minutes: float = 1e9
+) -> Iterator[tuple[int, Verdict]]:
+    """The verdict on the model of each seed, ours or one of `cases`; what is bad goes into the directory `save`."""
+    until = time.monotonic() + 60 * minutes
+    wanted = [seed for seed in seeds if cases is None or seed in cases]
+    stage = Stage()
+    with tempfile.TemporaryDirectory(prefix="stepwell-fuzz-") as scratch:
+
+        def work(seed: int) -> Callable[[], object]:
+            return lambda: _one(seed, Path(scratch), cases, stage)
+
+        for seed, outcome in zip(wanted, run_boxed([work(s) for s in wanted], SECONDS, MEMORY), strict=False):
+            verdict = _verdict(outcome, stage)
+            made = Path(scratch) / str(seed)
+            if verdict.is_bad and made.exists():
+                shutil.copytree(made, save / str(seed), dirs_exist_ok=True)
+                (save / str(seed) / "verdict.json").write_text(verdict.dumps())
+            shutil.rmtree(made, ignore_errors=True)
+            yield seed, verdict
+            if time.monotonic() > until:
+                return
+
+
+def _one(seed: int, scratch: Path, cases: Mapping[int, Case] | None, stage: Stage) -> str:
+    stage.enter("generate")
+    case = generate(seed) if cases is None else cases[seed]
+    case.save(scratch / str(seed))
+    return judge(case, levels_for(seed), stage).dumps()
+
+
+def levels_for(seed: int) -> list[int]:
+    return [3, 0] if seed % _ALSO_O0 == 0 else [3]
+
+
+def _verdict(outcome: Outcome, stage: Stage) -> Verdict:
+    if outcome.kind == "ok":
+        return Verdict(**json.loads(outcome.text))
+    kind = outcome.kind if outcome.kind in ("crash", "hang") else "fault"
+    if str(stage) == "generate" and kind != "fault":
+        kind = "invalid"  # ONNX Runtime died of a node
+    return Verdict(kind, outcome.text, str(stage))
+
+
+def replay(case: Case, opt_levels: Sequence[int] = (3, 0)) -> Verdict:
+    """The verdict on one case, in a process of its own."""
+    stage = Stage()
+    outcome = next(iter(run_boxed([lambda: judge(case, opt_levels, stage).dumps()], SECONDS, MEMORY)))
+    return _verdict(outcome, stage)

@@ -1,0 +1,43 @@
+"""Models that differential fuzzing found wrong, crashing or refused (`python -m tests.fuzz`), reduced, against ONNX Runtime."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import stepwell
+from stepwell.comparison import compare
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+F, I, U8, B = np.float32, np.int64, np.uint8, np.bool_
+
+MODELS: dict[str, tuple[str, dict[str, tuple[Any, list[int]]]]] = {
+    # Its channel, not its space, has the extent of the window once channels come last.
+    "a window of one in a row of unknown length is no global pool": (
+        "(float[8,1,n] x) => (float[?,?,?] y) { y = AveragePool <kernel_shape=[1], strides=[2]> (x) }",
+        {"x": (F, [8, 1, 19])},
+    ),
+}  # fmt: skip
+"""What it shows: the graph in ONNX's own notation, and the type and shape of every input."""
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("opt_level", [3, 0])
+def test_gives_what_onnx_runtime_gives(name: str, opt_level: int) -> None:
+    text, inputs = MODELS[name]
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]> fuzzed {text}')
+    rng = np.random.default_rng(0)
+    feeds = {name: _random(rng, dtype, shape) for name, (dtype, shape) in inputs.items()}
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    want = session.run(None, feeds)
+    got = stepwell.compile(model, opt_level=opt_level).run(feeds)
+    found = compare([got[value.name] for value in model.graph.output], want)
+    assert found.agrees, str(found)
+
+
+def _random(rng: np.random.Generator, dtype: Any, shape: list[int]) -> np.ndarray:
+    if np.dtype(dtype).kind == "f":
+        return rng.standard_normal(shape).astype(dtype)
+    return np.asarray(rng.integers(0, 2 if dtype is B else 5, shape)).astype(dtype)
