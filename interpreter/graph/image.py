@@ -106,7 +106,7 @@ def _resize(op: GraphOp, x: Array, roi: Array = None, scales: Array = None, size
         if out == x.shape[axis] and scale == 1 and region == (0.0, 1.0):
             continue
         weights, outside = _matrix(op, x.shape[axis], out, scale, region)
-        y = np.moveaxis(np.tensordot(y, weights, axes=(axis, 1)), -1, axis)
+        y = _weighted(y, weights, axis)
         shape = [1] * x.ndim
         shape[axis] = -1
         beyond = beyond | outside.reshape(shape)
@@ -115,6 +115,16 @@ def _resize(op: GraphOp, x: Array, roi: Array = None, scales: Array = None, size
         info = np.iinfo(x.dtype)
         y = np.clip(np.rint(y), info.min, info.max)
     return y.astype(x.dtype)
+
+
+def _weighted(x: Array, weights: Array, axis: int) -> Array:
+    """Sums of `x` along `axis` by each row of `weights`; what has no weight does not count, be it infinite."""
+    if np.isfinite(x).all():
+        return np.moveaxis(np.tensordot(x, weights, axes=(axis, 1)), -1, axis)
+    rows = [
+        np.tensordot(np.take(x, np.flatnonzero(row), axis), row[row != 0], axes=(axis, 0)) for row in weights
+    ]
+    return np.stack(rows, axis)
 
 
 def _folded(i: Array, extent: int, mode: str, align: bool) -> Array:

@@ -47,6 +47,8 @@ class Builder:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, np.ndarray] = {}
         self.inputs: dict[str, np.ndarray] = {}
+        self.known: set[str] = set()
+        """Inputs whose extents are part of the model: the windows of convolutions."""
         self.values: list[Value] = list(outer.values) if outer else []
         self._names: list[int] = outer._names if outer else [0]
 
@@ -69,13 +71,18 @@ class Builder:
         self.initializers[value.name] = value.array
         return value
 
-    def operand(self, shape: Sequence[int], dtype: Any) -> Value:
-        """A value of that shape and type: one that is there, a constant, or a new input."""
+    def operand(self, shape: Sequence[int], dtype: Any, known: bool = False) -> Value:
+        """A value of that shape and type: one that is there, a constant, or a new input, if `known` one of known extents."""
         fits = [v for v in self.values if v.shape == tuple(shape) and v.dtype == np.dtype(dtype)]
-        if fits and self.rng.random() < 0.5:
+        if fits and not known and self.rng.random() < 0.5:
             return self.rng.choice(fits)
         array = self.random(shape, dtype)
-        return self.input(array) if not self.outer and self.rng.random() < 0.3 else self.constant(array)
+        if self.outer or self.rng.random() < 0.7:
+            return self.constant(array)
+        value = self.input(array)
+        if known:
+            self.known.add(value.name)
+        return value
 
     def random(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
         """Well-conditioned numbers: normal ones, some of them whole, small integers."""
@@ -115,6 +122,8 @@ class Builder:
         for array in results:
             if not isinstance(array, np.ndarray) or array.size > MOST_ELEMENTS:
                 raise Rejected("not an array of modest size")
+            if array.size == 0 and "kernel_shape" in {attribute.name for attribute in node.attribute}:
+                raise Rejected("a window larger than what it moves over")
             if array.dtype.kind == "f" and not self.wild:
                 if not np.isfinite(array).all() or (array.size and np.abs(array).max() > LARGEST):
                     raise Rejected("too large")
@@ -149,7 +158,10 @@ class Builder:
         return helper.make_graph(
             self.nodes,
             name,
-            [_info(n, a, [known.get(d, d) for d in a.shape]) for n, a in self.inputs.items()],
+            [
+                _info(n, a, a.shape if n in self.known else [known.get(d, d) for d in a.shape])
+                for n, a in self.inputs.items()
+            ],
             [_info(v.name, v.array, [None] * v.array.ndim if known else v.shape) for v in outputs],
             [numpy_helper.from_array(a, n) for n, a in self.initializers.items()],
         )

@@ -87,8 +87,12 @@ def _finished(b: Builder, rng: random.Random) -> Case:
     if symbols:
         for _ in range(2):
             others = {extent: rng.choice(OTHER_EXTENTS) for extent in symbols}
-            feeds.append(
-                {n: a if a.shape == (shape := tuple(others.get(d, d) for d in a.shape)) else b.random(shape, a.dtype)
-                 for n, a in b.inputs.items()}
-            )  # fmt: skip
+            feeds.append({name: _stretched(b, name, others) for name in b.inputs})
     return Case(model.SerializeToString(), feeds)
+
+
+def _stretched(b: Builder, name: str, others: dict[int, int]) -> np.ndarray:
+    """An input of other extents where these are not known."""
+    array = b.inputs[name]
+    shape = tuple(d if name in b.known else others.get(d, d) for d in array.shape)
+    return array if shape == array.shape else b.random(shape, array.dtype)

@@ -146,3 +146,18 @@ def test_inferred_extents_hold_for_symbolic_inputs(cases):
             failures.append(f"{case.name}: {type(error).__name__}: {str(error)[:300]}")
     assert not failures, "\n".join(failures)
     assert exact > 1500, (exact, fresh)
+
+
+def test_resizing_keeps_an_infinity_where_it_is():
+    import onnx
+
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20]> f (float[1,1,4,6] x) => (float[1,1,8,6] y)'
+        ' <float[0] r = {}, float[4] s = {1,1,2,1}> { y = Resize <mode = "linear"> (x, r, s) }'
+    )
+    ctx = new_context(DIALECTS)
+    x = np.ones((1, 1, 4, 6), np.float32)
+    x[0, 0, 3, 2] = np.inf
+    y = interpret(import_onnx(model, ctx), {"x": x})["y"]
+    assert np.argwhere(np.isinf(y)).tolist() == [[0, 0, row, 2] for row in (5, 6, 7)]
+    assert not np.isnan(y).any()
