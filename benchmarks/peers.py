@@ -88,13 +88,12 @@ def inductor(path: str, inputs: dict[str, np.ndarray], threads: int) -> Run:
 
     import torch
 
-    from benchmarks.zoo import MODELS
+    from benchmarks.zoo import build
 
     torch.set_num_threads(threads)
     torch._inductor.config.freezing = True
-    torch.manual_seed(0)
-    model, _ = MODELS[Path(path).stem]()
-    compiled = torch.compile(model.eval())
+    model, _ = build(Path(path).stem)
+    compiled = torch.compile(model)
     values = {k: torch.from_numpy(v) for k, v in inputs.items()}
     positional = not hasattr(model, "config")
 

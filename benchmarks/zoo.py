@@ -192,14 +192,32 @@ def _made_up_inputs(path: Path) -> Inputs:
     return random_inputs([Entry(v) for v in model.graph.input if v.name not in weights], 0, {})
 
 
+def build(name: str) -> tuple[Any, Inputs]:
+    """
+    The torch module of a model, ready for inference, and its inputs; the same weights every time.
+
+    Batch norms take the statistics of the input in one pass: with those of initialisation the activations of a deep
+    net of random weights sink until they are denormal, which measures nothing but that.
+    """
+    import torch
+
+    torch.manual_seed(0)
+    model, inputs = MODELS[name]()
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.momentum = 1.0
+    if norms:
+        with torch.no_grad():
+            model.train()(*(torch.from_numpy(value) for value in inputs.values()))
+    return model.eval(), inputs
+
+
 def _export(name: str, path: Path, saved: Path) -> None:
     import torch
 
     print(f"building {name}", file=sys.stderr)
     warnings.filterwarnings("ignore")
-    torch.manual_seed(0)
-    model, inputs = MODELS[name]()
-    model = model.eval()
+    model, inputs = build(name)
 
     class First(torch.nn.Module):
         """The model with its first output only, fed by name."""
