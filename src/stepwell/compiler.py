@@ -396,9 +396,12 @@ def compile_to_file(
     model: Any, out: Path, options: Options, progress: Progress = lambda stage, step: None
 ) -> Compilation:
     """Compile `model` into the native library `out`, without the cache."""
-    compilation = Compilation(options, progress)
-    compilation.read(model)
-    compilation.build(out)
+    from stepwell.compat import rare_collections
+
+    with rare_collections():  # what is imported on the way down stays, too
+        compilation = Compilation(options, progress)
+        compilation.read(model)
+        compilation.build(out)
     return compilation
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from stepwell.errors import CompileError
@@ -60,6 +60,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
+@lru_cache(maxsize=256)  # every compilation resolves the same few texts
 def parse_pipeline(text: str) -> tuple[Step, ...]:
     """The steps written in `text`; an error says at which column it cannot be read."""
     from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedInput
