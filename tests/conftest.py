@@ -29,7 +29,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--models", nargs="?", const="all", help="run the whole models, or those named (a,b); slow"
     )
     parser.addoption(
-        "--conformance", action="store_true", help="run all 2,033 backend tests of onnx, not a sample"
+        "--conformance",
+        nargs="?",
+        const="published",
+        choices=("published", "symbolic", "constant"),
+        help="run all 2,033 backend tests of onnx, not a sample; or a variant of them",
     )
     parser.addoption(
         "--miscompiles", action="store_true", help="run all seeded miscompiles, not one in three"

@@ -21,6 +21,7 @@ from stepwell.conversion.graph_to_linalg.runtime_axes import (
     axis_count,
     axis_flags,
     check,
+    entries,
     for_each_axis,
     with_axes,
     without_axes,
@@ -205,7 +206,8 @@ def _slice(low: Lowering, op: Any) -> SSAValue:
     own = low.shape(x)
     rank = len(own)
     listed = [*op.operand_list(), None, None][:5]
-    if any(v is not None and low.known(v) is None for v in listed[3:5]):
+    late = any(v is not None and low.known(v) is None for v in listed[3:5])
+    if late or not isinstance(low.shape(low[listed[1]])[0], int):
         return _slice_at_run_time(low, x, [None if v is None else low[v] for v in listed[1:5]])
     count = listed[1].type.get_shape()[0]
     axes = low.known_integers(listed[3], "the operand axes") if listed[3] is not None else list(range(count))
@@ -231,20 +233,18 @@ def _slice_at_run_time(low: Lowering, x: SSAValue, bounds: Sequence[SSAValue | N
     starts, ends, axes, steps = bounds
     assert starts is not None and ends is not None
     count = low.shape(starts)[0]
-    if not isinstance(count, int):
-        assert low.op is not None
-        raise unsupported(low.op, "the number of its starts is not known", "give the operand starts a shape")
-    if axes is None:
-        axes = low.tensor_constant(np.arange(count))
     zero, one = low.constant(0), low.constant(1)
     given = []
     for values in (starts, ends, steps):
         if values is not None:
             # A bound of the far end must not overflow when an extent is added to it.
-            far = [low.scalar_index(values, i) for i in range(count)]
+            far = entries(low, values, len(own))
             given.append([low.value(arith.MaxSIOp(v, low.constant(-(1 << 62)))) for v in far])
         else:
-            given.append([one] * count)
+            given.append([one] * (count if isinstance(count, int) else len(own)))
+    if axes is None:
+        axes = low.tensor_constant(np.arange(count if isinstance(count, int) else len(own)))
+        axes = axes if isinstance(count, int) else low.slice(axes, [0], [count])
     sizes = [low.index(e) for e in own]
     first = for_each_axis(low, axes, given[0], [zero] * len(own))
     last = for_each_axis(low, axes, given[1], sizes)
@@ -405,7 +405,10 @@ def _pad(low: Lowering, op: Any) -> SSAValue:
         places = low[listed[3]]
         count = axis_count(low, places)
         for side, first in ((before, 0), (after, count)):
-            amounts = [low.scalar_index(pads, first + i) for i in range(count)]
+            part = low.slice(
+                pads, [low.dim_of(first) if isinstance(first, SSAValue) else first], low.shape(places)
+            )
+            amounts = entries(low, part, rank)
             side[:] = map(low.dim_of, for_each_axis(low, places, amounts, [low.constant(0)] * rank))
     axes = (
         list(range(rank))

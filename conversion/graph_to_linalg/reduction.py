@@ -10,7 +10,13 @@ from xdsl.ir import Attribute, Block, Region, SSAValue
 
 from stepwell.conversion.graph_to_linalg.contraction import accumulator_of
 from stepwell.conversion.graph_to_linalg.lowering import INDEX, Lowering, Shape, dims, lowers
-from stepwell.conversion.graph_to_linalg.runtime_axes import axis_flags, chosen, normalised_axes, without_axes
+from stepwell.conversion.graph_to_linalg.runtime_axes import (
+    axis_count,
+    axis_flags,
+    chosen,
+    normalised_axes,
+    without_axes,
+)
 from stepwell.conversion.graph_to_linalg.scalar import Scalar
 from stepwell.dialects.graph.shape import Dim, product
 
@@ -171,12 +177,15 @@ def _finished(
 # A reduction over axes that are known at run time is pooling, with a window that is all of an axis or 1:
 # out[i] = sum of x[i + k]   where an axis has the extents (1 of i, n of k) if it is reduced, else (n of i, 1 of k)
 def reduce_at_run_time(
-    low: Lowering, x: SSAValue, axes: SSAValue, kind: str, keep: bool, unsigned: bool
+    low: Lowering, x: SSAValue, axes: SSAValue, kind: str, keep: bool, unsigned: bool, none_is_all: bool
 ) -> SSAValue:
     """The reduction `kind` of `x` over the axes that the value `axes` holds when the model runs."""
     shape, element = low.shape(x), low.element(x)
     rank = len(shape)
     flags = axis_flags(low, axes, rank)
+    if none_is_all and isinstance(count := axis_count(low, axes), SSAValue):
+        none = low.value(arith.CmpiOp(count, low.constant(0), "eq"))
+        flags = [low.value(arith.OrIOp(flag, none)) for flag in flags]
     out = tuple(chosen(low, flag, 1, extent) for flag, extent in zip(flags, shape, strict=True))
     window = tuple(chosen(low, flag, extent, 1) for flag, extent in zip(flags, shape, strict=True))
     wide, body = _step(kind, element, unsigned)
@@ -222,7 +231,9 @@ def _enter(kind: str) -> None:
         x = low[op.operands[0]]
         unsigned = low.unsigned(op)[0]
         if (late := late_axes(low, op)) is not None:
-            return reduce_at_run_time(low, x, late, kind, bool(low.attr(op, "keepdims")), unsigned)
+            none_is_all = not low.attr(op, "noop_with_empty_axes")
+            keep = bool(low.attr(op, "keepdims"))
+            return reduce_at_run_time(low, x, late, kind, keep, unsigned, none_is_all)
         axes = axes_of(low, op, low.rank(x))
         if not axes:
             how = _KINDS[kind]

@@ -10,19 +10,27 @@ from xdsl.dialects.builtin import StringAttr, i1
 from xdsl.ir import SSAValue
 
 from stepwell.conversion.graph_to_linalg.lowering import Lowering, Shape
-from stepwell.diagnostics import unsupported
 from stepwell.dialects.graph.shape import Dim
 
 
-def axis_count(low: Lowering, axes: SSAValue) -> int:
+def axis_count(low: Lowering, axes: SSAValue) -> int | SSAValue:
     """How many axes the operand holds."""
     if not low.rank(axes):
         return 1
     (count,) = low.shape(axes)
-    if not isinstance(count, int):
-        assert low.op is not None
-        raise unsupported(low.op, "the number of its axes is not known", "give the operand axes a shape")
-    return count
+    return count if isinstance(count, int) else low.index(count)
+
+
+def entries(low: Lowering, values: SSAValue, limit: int) -> list[SSAValue]:
+    """The entries of a vector as `index` values; of one whose length only the run knows `limit`, with zeros behind it."""
+    count = axis_count(low, values)
+    if isinstance(count, int):
+        return [low.scalar_index(values, i) for i in range(count)]
+    fits = low.value(arith.CmpiOp(count, low.constant(limit), "ule"))
+    assert low.op is not None
+    check(low, fits, f"{low.op.name}: an operand has more than {limit} entries")
+    padded = low.insert(values, low.fill(0, (limit,), low.element(values)), [0])
+    return [low.scalar_index(padded, i) for i in range(limit)]
 
 
 def check(low: Lowering, condition: SSAValue, message: str) -> None:
@@ -31,16 +39,22 @@ def check(low: Lowering, condition: SSAValue, message: str) -> None:
 
 
 def normalised_axes(low: Lowering, axes: SSAValue, rank: int) -> list[SSAValue]:
-    """The axes as `index` values from 0 to `rank - 1`; the run ends where one is none of these."""
+    """
+    The axes as `index` values from 0 to `rank - 1`; the run ends where one is none of these. Where only the run knows
+    how many there are, they are as many as there can be: what is too much is `rank`.
+    """
     assert low.op is not None
-    found = []
-    for i in range(axis_count(low, axes)):
-        axis = low.scalar_index(axes, i)
+    found, count = [], axis_count(low, axes)
+    for i, axis in enumerate(entries(low, axes, rank)):
         negative = low.value(arith.CmpiOp(axis, low.constant(0), "slt"))
         wrapped = low.value(arith.AddiOp(axis, low.constant(rank)))
         axis = low.value(arith.SelectOp(negative, wrapped, axis))
         # Below 0 is far above `rank` without the sign.
         inside = low.value(arith.CmpiOp(axis, low.constant(rank), "ult"))
+        if isinstance(count, SSAValue):
+            beyond = low.value(arith.CmpiOp(count, low.constant(i), "ule"))
+            inside = low.value(arith.OrIOp(inside, beyond))
+            axis = low.value(arith.SelectOp(beyond, low.constant(rank), axis))
         check(low, inside, f"{low.op.name}: an axis is outside of the {rank} of the tensor")
         found.append(axis)
     return found
@@ -61,8 +75,10 @@ def axis_flags(low: Lowering, axes: SSAValue, rank: int) -> list[SSAValue]:
         flags.append(flag)
         one = low.value(arith.SelectOp(flag, low.constant(1), low.constant(0)))
         total = one if total is None else low.value(arith.AddiOp(total, one))
-    if len(named) > 1 and total is not None:
-        distinct = low.value(arith.CmpiOp(total, low.constant(len(named)), "eq"))
+    if total is not None and len(named) > 1:
+        count = axis_count(low, axes)
+        count = low.constant(count) if isinstance(count, int) else count
+        distinct = low.value(arith.CmpiOp(total, count, "eq"))
         check(low, distinct, f"{low.op.name}: an axis is named twice")
     return flags
 

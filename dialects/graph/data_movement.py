@@ -425,7 +425,12 @@ class SliceOp(GraphOp):
     def output_types(self) -> Sequence[Attribute]:
         shape, found = dims(self.data), element_type(self.data)
         starts, ends = symbolic_value(self.starts), symbolic_value(self.ends)
-        count = _length(self, self.starts)
+        (count,) = require_rank(self, self.starts, 1)
+        for value in (self.ends, self.axes, self.steps):
+            if value is not None:
+                require_same(self, require_rank(self, value, 1)[0], count, "numbers of bounds differ")
+        if not isinstance(count, int):
+            return [tensor_type([self.fresh(0, i) for i in range(len(shape))], found)]
         axes = list(range(count)) if self.axes is None else known_integers(self.axes)
         steps: list[int] | None = [1] * count if self.steps is None else known_integers(self.steps)
         if axes is None:
@@ -580,6 +585,13 @@ class PadOp(GraphOp):
             )
         pads = symbolic_value(self.pads)
         axes = list(range(len(shape))) if self.axes is None else known_integers(self.axes)
+        (named,) = [len(shape)] if self.axes is None else require_rank(self, self.axes, 1)
+        require_same(
+            self,
+            require_rank(self, self.pads, 1)[0],
+            named * 2,
+            "the number of pads is not twice that of axes",
+        )
         if pads is None or axes is None:
             touched = range(len(shape)) if axes is None else axes_of(self, axes, len(shape))
             return [

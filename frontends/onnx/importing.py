@@ -51,6 +51,7 @@ from stepwell.frontends.onnx import building
 from stepwell.frontends.onnx.classical import CLASSICAL, CLASSICAL_DOMAIN
 from stepwell.frontends.onnx.contrib import CONTRIB, DEFAULT_DOMAIN
 from stepwell.frontends.onnx.control_flow import build_with_regions
+from stepwell.frontends.onnx.lengths import settle_lengths
 from stepwell.frontends.onnx.padding import resolve_auto_pad
 from stepwell.frontends.onnx.reading import (
     ExternalFiles,
@@ -544,6 +545,7 @@ class Importer:
         assert schema is not None, "missing operators were reported before"
         self._check(call, schema)
         _fill_defaults(call.attributes, schema)
+        settle_lengths(call, self, self.declared)
         if call.domain in _RULES_BY_DOMAIN:
             results = _RULES_BY_DOMAIN[call.domain][call.op](call, self)
             assert results is not None, "a rule of another domain makes its results"

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -109,6 +110,11 @@ def all_cases() -> dict[str, Case]:
                 rtol, atol = given.get("rtol", rtol), given.get("atol", atol)
             found.append(Case(f"{group}/{test}", family, rtol, atol, path))
     return {case.name: case for case in found}
+
+
+def in_sample(name: str, one_in: int) -> bool:
+    """Whether a test belongs to a fixed sample of one in so many."""
+    return zlib.crc32(name.encode()) % one_in == 0
 
 
 def _operators(model: onnx.ModelProto) -> set[str]:

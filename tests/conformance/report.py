@@ -5,6 +5,7 @@ Run the backend tests of the onnx package and print what passes, by family.
     python -m tests.conformance.report -f cast -f quantized  some families
     python -m tests.conformance.report -k 'resize.*cubic'    some tests
     python -m tests.conformance.report --failed              what did not pass the last time
+    python -m tests.conformance.report --variant symbolic    no extent known; or constant: all inputs but the first known
     python -m tests.conformance.report --table               only print the last results
 """
 
@@ -20,9 +21,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.conformance import expectations
-from tests.conformance.cases import all_cases
+from tests.conformance.cases import all_cases, in_sample
 from tests.conformance.families import NAMES
 from tests.conformance.running import Result, run_cases
+from tests.conformance.variants import PUBLISHED, VARIANTS, differs
 
 _SAVE_EVERY = 25
 STATUSES = ("pass", "unsupported", "refused", "fault", "wrong", "crash", "timeout")
@@ -68,13 +70,17 @@ def main() -> int:
     parser.add_argument("-j", "--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("-O", "--opt-level", type=int, default=3)
     parser.add_argument("--limit", type=float, default=60.0, help="seconds a test")
+    parser.add_argument("--variant", choices=VARIANTS, default=PUBLISHED, help="how the models are asked")
+    parser.add_argument("--one-in", type=int, default=1, help="only one test in so many")
     parser.add_argument("--failed", action="store_true", help="only what did not pass the last time")
     parser.add_argument("--table", action="store_true", help="print the last results, run nothing")
     parser.add_argument("--expect", action="store_true", help="write the last failures as those expected")
     parser.add_argument("--shrink", action="store_true", help="take what passes off the expected failures")
-    parser.add_argument("--results", type=Path, default=Path("build/conformance.json"))
+    parser.add_argument("--results", type=Path, help="default: build/conformance-VARIANT.json")
     arguments = parser.parse_args()
-    known = _load(arguments.results)
+    variant = arguments.variant
+    path = arguments.results or Path(f"build/conformance{'' if variant == PUBLISHED else f'-{variant}'}.json")
+    known = _load(path)
     cases = all_cases().values()
     chosen = [
         case
@@ -82,13 +88,15 @@ def main() -> int:
         if (not arguments.family or case.family in arguments.family)
         and (not arguments.match or re.search(arguments.match, case.name))
         and (not arguments.failed or case.name not in known or known[case.name].status != "pass")
+        and in_sample(case.name, arguments.one_in)
+        and differs(case, variant)
     ]
     if arguments.table:
         print(table(known[case.name] for case in chosen if case.name in known))
         return 0
     if arguments.expect:
         failed = [r for r in known.values() if r.status != "pass"]
-        expectations.write({r.name: f"{r.status}: {_reason(r.detail)}" for r in failed})
+        expectations.write({r.name: f"{r.status}: {_reason(r.detail)}" for r in failed}, variant)
         return 0
     started, count = time.monotonic(), 0
 
@@ -97,19 +105,21 @@ def main() -> int:
         count += 1
         known[result.name] = result
         if count % _SAVE_EVERY == 0:
-            _save(arguments.results, known)
+            _save(path, known)
         if result.status != "pass":
             print(f"{result.status:12}{result.name}: {result.detail}", flush=True)
         elif sys.stderr.isatty():
             print(f"\r{count}/{len(chosen)}", end="\r", file=sys.stderr)
 
-    results = run_cases(chosen, arguments.workers, arguments.limit, say, opt_level=arguments.opt_level)
-    _save(arguments.results, known)
+    results = run_cases(
+        chosen, arguments.workers, arguments.limit, say, variant, opt_level=arguments.opt_level
+    )
+    _save(path, known)
     print(f"\n{table(results)}\n\n{time.monotonic() - started:.0f} s with {arguments.workers} workers")
-    expected = expectations.read()
+    expected = expectations.read(variant)
     if arguments.shrink:
         passed = {result.name for result in results if result.status == "pass"}
-        expectations.write({name: why for name, why in expected.items() if name not in passed})
+        expectations.write({name: why for name, why in expected.items() if name not in passed}, variant)
     surprises = expectations.surprises(results, expected)
     print("\n".join(surprises[:20]) if surprises else "as expected")
     return 1 if surprises and not arguments.shrink else 0

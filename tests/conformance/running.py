@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tests.conformance.cases import Case, all_cases
+from tests.conformance.variants import PUBLISHED, programs
 
 _BFLOAT16_RTOL = 2**-6
 _TESTS_A_PROCESS = 200
@@ -39,18 +40,15 @@ class Difference(Exception):
     """What was computed is not what was expected."""
 
 
-def run_case(case: Case, **options: Any) -> None:
-    """Compile and run one test; raises where it fails."""
+def run_case(case: Case, variant: str = PUBLISHED, **options: Any) -> None:
+    """Compile and run one test in one of its `VARIANTS`; raises where it fails."""
     import stepwell
 
-    proto = case.model()
-    model = stepwell.compile(proto, cache=False, **options)
-    weights = {tensor.name for tensor in proto.graph.initializer}
-    every = [info.name for info in proto.graph.input]
-    free = [name for name in every if name not in weights]
-    for inputs, expected in case.data_sets():
-        names = every if len(inputs) == len(every) else free
-        results = model.run(dict(zip(names, inputs, strict=False)))
+    model, loaded = None, None
+    for proto, inputs, expected in programs(case, variant):
+        if model is None or proto is not loaded:
+            model, loaded = stepwell.compile(proto, cache=False, **options), proto
+        results = model.run(inputs)
         for info, want in zip(proto.graph.output, expected, strict=True):
             _compare(info.name, results[info.name], want, case.rtol, case.atol)
 
@@ -85,11 +83,11 @@ def _compare(name: str, got: Any, want: Any, rtol: float, atol: float) -> None:
         )
 
 
-def _judge(case: Case, options: dict[str, Any]) -> tuple[str, str]:
+def _judge(case: Case, variant: str, options: dict[str, Any]) -> tuple[str, str]:
     from stepwell.errors import Error, InternalError, UnsupportedError
 
     try:
-        run_case(case, **options)
+        run_case(case, variant, **options)
     except Difference as error:
         return "wrong", str(error)
     except UnsupportedError as error:
@@ -102,23 +100,23 @@ def _judge(case: Case, options: dict[str, Any]) -> tuple[str, str]:
     return "pass", ""
 
 
-def _serve(connection: Connection, options: dict[str, Any]) -> None:
+def _serve(connection: Connection, variant: str, options: dict[str, Any]) -> None:
     cases = all_cases()
     for _ in range(_TESTS_A_PROCESS):
         name = connection.recv()
         if name is None:
             return
         started = time.perf_counter()
-        status, detail = _judge(cases[name], options)
+        status, detail = _judge(cases[name], variant, options)
         connection.send((status, " ".join(detail.split())[:400], time.perf_counter() - started))
 
 
 class _Worker:
     """A forked process, which finds the tests and the compiler's modules loaded."""
 
-    def __init__(self, context: Any, options: dict[str, Any]):
+    def __init__(self, context: Any, variant: str, options: dict[str, Any]):
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, options), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, variant, options), daemon=True)
         self.process.start()
         theirs.close()
         self.case: Case | None = None
@@ -145,11 +143,14 @@ def run_cases(
     workers: int = 2,
     limit: float = 60.0,
     report: Callable[[Result], None] = lambda result: None,
+    variant: str = PUBLISHED,
     **options: Any,
 ) -> list[Result]:
     """The results of `cases` in their order; each may take `limit` seconds. `options` are `stepwell.compile`'s."""
     from stepwell.frontends.onnx import import_onnx  # noqa: F401
+    from stepwell.pipelines import resolve_pipeline
 
+    resolve_pipeline("cpu-O3")  # loads the passes
     all_cases()
     context = multiprocessing.get_context("fork")
     ordered = list(cases)
@@ -164,7 +165,7 @@ def run_cases(
 
     while waiting or running:
         while waiting and len(running) < workers:
-            running.append(_Worker(context, options))
+            running.append(_Worker(context, variant, options))
             running[-1].give(waiting.pop(), limit)
         now = time.monotonic()
         ready = wait([w.connection for w in running], max(0.0, min(w.deadline for w in running) - now))

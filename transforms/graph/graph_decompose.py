@@ -349,7 +349,12 @@ def reduction_as_sum(op: GraphOp, emitter: Emitter) -> Values | None:
         # No axes: only the element-wise part is left, and the logarithm of an exponential is nothing.
         if name == "ReduceLogSumExp":
             return [x]
-    elif op.get("noop_with_empty_axes") and axes is not None and static_shape(axes) is None:
+    elif (
+        op.get("noop_with_empty_axes")
+        and name == "ReduceLogSumExp"
+        and axes is not None
+        and static_shape(axes) is None
+    ):
         raise unsupported(op, "noop_with_empty_axes with axes that may be empty", "give the axes a shape")
     element = element_type(x)
     if name == "ReduceLogSumExp":
