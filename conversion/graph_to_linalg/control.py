@@ -291,17 +291,31 @@ def _scan(low: Lowering, op: Any) -> list[SSAValue]:
         for v, a, r in zip(op.operands, old.args, op.results[:states], strict=False)
     ][:states]
     carried = [_as(low, v, t) for v, t in zip(values[:states], types, strict=True)]
-    shapes = []
+    shapes: list[list[Dim]] = []
+    stacks: dict[int, _OpenStack] = {}
     for i in range(outputs):
         shape = list(low.result_shape(op, states + i))
         shape[out_axes[i]] = count
-        if not all(low.resolvable(e) for e in shape):
+        shapes.append(shape)
+        if all(low.resolvable(e) for e in shape):
+            carried.append(low.empty(shape, low.result_element(op, states + i)))
+        elif backwards_out[i]:
             raise unsupported(
-                op, f"the extents of a value that output {states + i} stacks are known in the body only",
+                op, f"the extents of a value that output {states + i} stacks backwards are known in the body only",
                 "give the value a static shape",
             )  # fmt: skip
-        shapes.append(shape)
-        carried.append(low.empty(shape, low.result_element(op, states + i)))
+        else:
+            stacks[i] = _OpenStack(low, op, states + i, None)
+            carried += stacks[i].start()
+
+    def parts(values: Sequence[SSAValue]) -> list[list[SSAValue]]:
+        """The values that the loop carries for each output."""
+        rest, found = list(values[states:]), []
+        for i in range(outputs):
+            size = len(stacks[i].types) if i in stacks else 1
+            found.append(rest[:size])
+            rest = rest[size:]
+        return found
 
     def place(t: SSAValue, backwards: int) -> Dim:
         if not backwards:
@@ -319,17 +333,29 @@ def _scan(low: Lowering, op: Any) -> list[SSAValue]:
             low.bind(old.args[states + k], low.reshape(line, (*own[:axis], *own[axis + 1 :])))
         made = _body(low, old)
         following = [_as(low, v, t) for v, t in zip(made[:states], types, strict=True)]
-        for k, (value, axis) in enumerate(zip(made[states:], out_axes, strict=True)):
+        for k, (value, axis, own_parts) in enumerate(zip(made[states:], out_axes, parts(now), strict=True)):
+            if k in stacks:
+                following += stacks[k].pushed(own_parts, t, value)
+                continue
             shape = shapes[k]
             line = tuple(1 if a == axis else e for a, e in enumerate(shape))
             offsets = [place(t, backwards_out[k]) if a == axis else 0 for a in range(len(shape))]
             own = low.shape(value)
             piece = low.reshape(value, (*own[:axis], 1, *own[axis:]))
             piece = low.reshaped(_as(low, piece, low.type_of(line, low.element(piece))), line)
-            following.append(low.insert(piece, now[states + k], offsets))
+            following.append(low.insert(piece, own_parts[0], offsets))
         return following
 
-    return loop(low, count, carried, body)
+    ran = loop(low, count, carried, body)
+    results = ran[:states]
+    for k, own_parts in enumerate(parts(ran)):
+        if k not in stacks:
+            results += own_parts
+            continue
+        stacked, axis = stacks[k].popped(own_parts, count), out_axes[k]
+        rank = low.rank(stacked)
+        results.append(low.transpose(stacked, [*range(1, axis + 1), 0, *range(axis + 1, rank)]))
+    return results
 
 
 def _tensor_of(low: Lowering, scalar: SSAValue, type: TensorType) -> SSAValue:

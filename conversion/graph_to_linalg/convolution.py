@@ -9,27 +9,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from xdsl.dialects import tensor
 from xdsl.dialects.builtin import i32
 from xdsl.ir import SSAValue
 
 from stepwell.conversion.graph_to_linalg.contraction import contract, to_i32
+from stepwell.conversion.graph_to_linalg.data_movement import concat
 from stepwell.conversion.graph_to_linalg.lowering import Lowering, dims, is_unsigned, lowers
+from stepwell.conversion.graph_to_linalg.scalar import Scalar
 from stepwell.conversion.graph_to_linalg.winograd import winograd
-from stepwell.diagnostics import unsupported
-from stepwell.dialects.graph.shape import Dim, Expr
+from stepwell.dialects.graph.shape import Dim, maximum
 
 
 @dataclass
 class Window:
     """A sliding window: for each spatial axis its extent, stride, dilation and the padding on both sides."""
 
-    extents: list[int]
+    extents: list[Dim]
     strides: list[int]
     dilations: list[int]
     low: list[Dim]
     high: list[Dim]
 
-    def reach(self, axis: int) -> int:
+    def reach(self, axis: int) -> Dim:
         """How many input elements the window spans."""
         return (self.extents[axis] - 1) * self.dilations[axis] + 1
 
@@ -39,7 +41,7 @@ def is_channels_last(low: Lowering, op: Any) -> bool:
 
 
 def window_of(
-    low: Lowering, op: Any, extents: Sequence[int], sizes: Sequence[Dim], out: Sequence[Dim]
+    low: Lowering, op: Any, extents: Sequence[Dim], sizes: Sequence[Dim], out: Sequence[Dim]
 ) -> Window:
     """The window of a convolution or a pooling over `sizes`, with `auto_pad` resolved."""
     count = len(extents)
@@ -53,7 +55,7 @@ def window_of(
     for axis in range(count):
         need = (out[axis] - 1) * strides[axis] + window.reach(axis) - sizes[axis]  # pyright: ignore
         if auto.startswith("SAME"):
-            total = need if isinstance(need, Expr) else max(need, 0)
+            total = maximum(need, 0)
             half = total // 2
             window.low[axis], window.high[axis] = (half, total - half)
             if auto == "SAME_LOWER":
@@ -85,11 +87,6 @@ def convolve(
     batch, channels = low.shape(x)[0], low.shape(x)[-1]
     oc, ic = low.shape(w)[0], low.shape(w)[1]
     kernel = low.shape(w)[2:]
-    if not isinstance(oc, int) or not isinstance(ic, int):
-        assert low.op is not None
-        raise unsupported(
-            low.op, "the numbers of channels are not known", "export the model with static channels"
-        )
     each = oc // group
     sizes = tuple(out)
 
@@ -143,15 +140,19 @@ def convolution(low: Lowering, op: Any, x: SSAValue, w: SSAValue) -> tuple[SSAVa
     last, out = _spatial(op, low)
     if not last:
         x = to_channels_last(low, x)
-    kernel = low.shape(w)[2:]
-    if not all(isinstance(k, int) for k in kernel):
-        raise unsupported(
-            op, "the extents of the kernel are not known", "export the model with static weights"
-        )
-    sizes = low.shape(x)[1:-1]
-    window = window_of(low, op, [int(k) for k in kernel if isinstance(k, int)], sizes, out)
+    w = _with_kernel_shape(low, op, w)
+    window = window_of(low, op, low.shape(w)[2:], low.shape(x)[1:-1], out)
     x = low.pad(x, [0, *window.low, 0], [0, *window.high, 0], 0)
     return convolve(low, x, w, window, low.attr(op, "group") or 1, out), last
+
+
+def _with_kernel_shape(low: Lowering, op: Any, w: SSAValue) -> SSAValue:
+    """`w` with the extents of the kernel that the op gives."""
+    own, given = low.shape(w), low.attr(op, "kernel_shape")
+    if not given or own[2:] == tuple(given):
+        return w
+    shape = (*own[:2], *given)
+    return low.reshaped(low.value(tensor.CastOp(w, low.type_of(shape, low.element(w)))), shape)
 
 
 def _by_winograd(low: Lowering, op: Any, x: SSAValue, w: SSAValue, tile: int) -> tuple[SSAValue, bool]:
@@ -213,7 +214,8 @@ def _conv_transpose(low: Lowering, op: Any) -> SSAValue:
     last, out = _spatial(op, low)
     if not last:
         x = to_channels_last(low, x)
-    kernel = [k for k in low.shape(w)[2:] if isinstance(k, int)]
+    w = _with_kernel_shape(low, op, w)
+    kernel = low.shape(w)[2:]
     count, group = len(kernel), low.attr(op, "group") or 1
     strides = low.attr(op, "strides") or [1] * count
     dilations = low.attr(op, "dilations") or [1] * count
@@ -225,7 +227,7 @@ def _conv_transpose(low: Lowering, op: Any) -> SSAValue:
     if auto != "NOTSET" or low.attr(op, "output_shape"):
         for i in range(count):
             total = (sizes[i] - 1) * strides[i] + extra[i] + (kernel[i] - 1) * dilations[i] + 1 - out[i]
-            total = total if isinstance(total, Expr) else max(total, 0)
+            total = maximum(total, 0)
             half = total // 2
             begin[i] = (total - half) if auto == "SAME_LOWER" else half
             if auto == "NOTSET":
@@ -245,7 +247,7 @@ def _conv_transpose(low: Lowering, op: Any) -> SSAValue:
     after = [o + r - n - f for o, r, n, f in zip(out, reach, sizes, before, strict=True)]
     x = low.pad(x, [0, *before, 0], [0, *after, 0], 0)
     result = convolve(
-        low, x, _turned(low, w, group), Window(kernel, [1] * count, dilations, [], []), group, out
+        low, x, _turned(low, w, group), Window(list(kernel), [1] * count, dilations, [], []), group, out
     )
     result = add_bias(low, result, b)
     return result if last else to_channels_first(low, result)
@@ -350,14 +352,51 @@ def _turned(low: Lowering, w: SSAValue, group: int) -> SSAValue:
     """`w[ic, oc / g, k..]` as `[oc, ic / g, k..]` with every kernel axis reversed."""
     known = low.data(w)
     shape = low.shape(w)
-    ic, each, *kernel = (int(n) for n in shape if isinstance(n, int))
+    ic, each, *kernel = shape
     if known is not None:
-        array = known.reshape(group, ic // group, each, *kernel).swapaxes(1, 2)
-        array = np.flip(array, tuple(range(3, array.ndim))).reshape(group * each, ic // group, *kernel)
+        array = known.reshape(group, -1, *known.shape[1:]).swapaxes(1, 2)
+        array = np.flip(array, tuple(range(3, array.ndim)))
+        array = array.reshape(-1, *array.shape[2:])
         return low.tensor_constant(np.ascontiguousarray(array), low.element(w))
     w = low.reshape(w, (group, ic // group, each, *kernel))
     w = low.transpose(w, [0, 2, 1, *range(3, 3 + len(kernel))])
     d = dims(low.rank(w))
-    at = [*d[:3], *(d[3 + i] * -1 + (k - 1) for i, k in enumerate(kernel))]
-    w = low.map(lambda v: v, [w], low.shape(w), low.element(w), at=[at], widen=False)
+    if all(isinstance(k, int) for k in kernel):
+        at = [*d[:3], *(d[3 + i] * -1 + (k - 1) for i, k in enumerate(kernel))]
+        w = low.map(lambda v: v, [w], low.shape(w), low.element(w), at=[at], widen=False)
+    else:
+        w = _read_backwards(low, w, 3)
     return low.reshape(w, (group * each, ic // group, *kernel))
+
+
+def _read_backwards(low: Lowering, w: SSAValue, first: int) -> SSAValue:
+    """`w` with the axes from `first` on reversed, whose extents only the run knows."""
+    shape = low.shape(w)
+
+    def body(like: Scalar) -> Scalar:
+        build = like.body
+        back = [build.extent(n) - 1 - build.index(first + i) for i, n in enumerate(shape[first:])]
+        return build.extract(w, [*(build.index(a) for a in range(first)), *back])
+
+    out = low.empty(shape, low.element(w))
+    return low.generic("p" * len(shape), [], [(out, dims(len(shape)))], body)[0]
+
+
+# y[n, c, l] = sum over k of x'[n, c, l + k] * w[c, 0, k]   where x' is the past before the input
+@lowers("causal_conv_with_state")
+def _causal_conv_with_state(low: Lowering, op: Any) -> list[SSAValue]:
+    """As one op where the number of channels is not known; else the body that the standard gives it is imported."""
+    x, w, bias, past = [*low.operands(op), None, None][:4]
+    batch, channels, length = low.shape(x)
+    taps, element = low.shape(w)[2], low.element(x)
+    if past is None:
+        past = low.fill(0, (batch, channels, taps - 1), element)
+    before = concat(low, [past, x], 2)
+    d = dims(4)
+    at_x, at_w = [d[0], d[1], d[2] + d[3]], [d[1], 0, d[3]]
+    y = contract(low, "pppr", (before, at_x), (w, at_w), (batch, channels, length), d[:3])
+    if bias is not None:
+        y = low.map(lambda v, b: v + b, [y, bias], low.shape(y), element, at=[d[:3], [d[1]]])
+    if low.attr(op, "activation") in ("silu", "swish"):
+        y = low.map(lambda v: v * v.sigmoid(), [y], low.shape(y), element)
+    return [y, low.slice(before, [0, 0, length], [batch, channels, taps - 1])]

@@ -259,19 +259,22 @@ def _average_pool(low: Lowering, op: Any) -> SSAValue:
 def _divide_by_counts(
     low: Lowering, op: Any, total: SSAValue, window: Window, sizes: list[Dim], element: Any, include: bool
 ) -> SSAValue:
-    """Division by the number of elements that count, computed from the position (dilation 1)."""
-    if include or any(d != 1 for d in window.dilations):
-        raise unsupported(
-            op, "ceil_mode or dilations with extents that are not known", "give the extents numbers"
-        )
-    first, _ = _places(low, op)
+    """Division by the number of elements that count, computed from the position."""
+    first, count = _places(low, op)[0], len(sizes)
+    pads = low.attr(op, "pads") or [0] * (2 * count)
+    if (low.attr(op, "auto_pad") or "NOTSET").startswith("SAME"):
+        pads = [*window.low, *window.high]
 
     def body(x: Scalar) -> Scalar:
         number = None
         for axis, size in enumerate(sizes):
+            low_end, high_end = (pads[axis], pads[count + axis]) if include else (0, 0)
+            begin, end = x.body.extent(-low_end), x.body.extent(size + high_end)
             start = x.body.index(first + axis) * window.strides[axis] - x.body.extent(window.low[axis])
-            end = (start + window.extents[axis]).minimum(x.body.extent(size))
-            along = end - start.maximum(0)
+            # How many of start, start + dilation, ... lie from begin to end.
+            step, taps = window.dilations[axis], x.body.extent(window.extents[axis])
+            skipped = (begin - start + (step - 1)).maximum(0).floor_divided(step).minimum(taps)
+            along = (end - start + (step - 1)).maximum(0).floor_divided(step).minimum(taps) - skipped
             number = along if number is None else number * along
         assert number is not None
         return x / number.cast(x.type)

@@ -9,7 +9,6 @@ from xdsl.ir import SSAValue
 from stepwell.conversion.graph_to_linalg.contraction import matmul
 from stepwell.conversion.graph_to_linalg.lowering import INDEX, Lowering, dims, lowers
 from stepwell.conversion.graph_to_linalg.scalar import Body, Scalar
-from stepwell.diagnostics import unsupported
 from stepwell.dialects.graph.shape import Dim, product
 
 _CUBIC = -0.75
@@ -233,8 +232,6 @@ def _deform_conv(low: Lowering, op: Any) -> SSAValue:
     dilations = low.attr(op, "dilations") or [1] * space
     pads = low.attr(op, "pads") or [0] * (2 * space)
     channels, each, out_channels = own[1], kernel[1], kernel[0]
-    if not all(isinstance(n, int) for n in (channels, each, out_channels, *kernel[2:])):
-        raise unsupported(op, "its channels or its kernel are not known", "give the weights a static shape")
     taps = product(kernel[2:])
     # samples[n, c, k, o..]
     sampled = (own[0], channels, taps, *shape[2:])
@@ -243,13 +240,14 @@ def _deform_conv(low: Lowering, op: Any) -> SSAValue:
     def sample(_: Scalar) -> Scalar:
         build = _.body
         c, k = build.index(1), build.index(2)
-        which = c.floor_divided(channels // groups) if groups > 1 else build.constant(0, INDEX)  # pyright: ignore
+        each_group = build.extent(channels // groups)
+        which = c.floor_divided_by(each_group) if groups > 1 else build.constant(0, INDEX)
         outer = [build.index(3 + a) for a in range(space)]
         rest, corners = k, []
         tap: list[Scalar] = []
         for a in range(space - 1, -1, -1):
-            size = int(kernel[2 + a])  # pyright: ignore
-            quotient = rest.floor_divided(size)
+            size = build.extent(kernel[2 + a])
+            quotient = rest.floor_divided_by(size)
             tap.insert(0, rest - quotient * size)
             rest = quotient
         row = which * build.extent(taps) + k

@@ -12,7 +12,6 @@ from stepwell.conversion.graph_to_linalg.indexing import loop
 from stepwell.conversion.graph_to_linalg.lowering import INDEX, Lowering, Shape, dims, lowers
 from stepwell.conversion.graph_to_linalg.runtime_axes import check, chosen, normalised_axes
 from stepwell.conversion.graph_to_linalg.scalar import Body, Scalar
-from stepwell.diagnostics import unsupported
 from stepwell.dialects.graph.shape import Dim, product
 
 _MATRIX_EXTENT = 512
@@ -397,11 +396,9 @@ def _size(low: Lowering, dim: Dim) -> Scalar:
 @lowers("dft")
 def _dft(low: Lowering, op: Any) -> SSAValue:
     listed = [*op.operand_list(), None, None][:3]
-    x = low[listed[0]]
+    x = _with_both_parts(low, low[listed[0]])
     rank, shape = low.rank(x), low.shape(x)
-    parts = shape[-1]
-    if not isinstance(parts, int):
-        raise unsupported(op, "it is not known whether its input is complex", "give its last axis an extent")
+    parts = int(shape[-1])  # pyright: ignore[reportArgumentType]
     inverse, onesided = bool(low.attr(op, "inverse")), bool(low.attr(op, "onesided"))
     axis: int | SSAValue = rank - 2
     if listed[2] is not None:
@@ -432,6 +429,26 @@ def _dft(low: Lowering, op: Any) -> SSAValue:
             here = low.value(arith.CmpiOp(axis, low.constant(a), "eq"))
             out[a] = chosen(low, here, count, shape[a])
     return _narrowed(low, op, flat, tuple(out))
+
+
+def _with_both_parts(low: Lowering, x: SSAValue) -> SSAValue:
+    """`x`, of whose last axis only the run knows whether it has an imaginary part, with one: 0 where there is none."""
+    shape, element = low.shape(x), low.element(x)
+    if isinstance(parts := shape[-1], int):
+        return x
+    assert low.op is not None
+    one_or_two = low.value(arith.CmpiOp(low.index(parts - 1), low.constant(2), "ult"))
+    check(low, one_or_two, f"{low.op.name}: the last axis must have 1 or 2 elements")
+    last = len(shape) - 1
+
+    def body(like: Scalar) -> Scalar:
+        build = like.body
+        part, given = build.index(last), build.extent(parts)
+        value = build.extract(x, [*(build.index(a) for a in range(last)), part.minimum(given - 1)])
+        return build.select(part.below(given), value, 0.0)
+
+    out = low.empty((*shape[:-1], 2), element)
+    return low.generic("p" * len(shape), [], [(out, dims(len(shape)))], body)[0]
 
 
 def _narrowed(low: Lowering, op: Any, flat: SSAValue, shape: Shape) -> SSAValue:
@@ -482,7 +499,9 @@ def _stft(low: Lowering, op: Any) -> SSAValue:
     length = _number(low, listed[3]) if listed[3] is not None else low.shape(window)[0]
     shape = low.shape(signal)
     if len(shape) == 2:
-        signal, shape = low.reshape(signal, (*shape, 1)), (*shape, 1)
+        signal = low.reshape(signal, (*shape, 1))
+    signal = _with_both_parts(low, signal)
+    shape = low.shape(signal)
     frames = _frames(low, shape[1], length, step)
     onesided = bool(low.attr(op, "onesided"))
     d = dims(4)
@@ -504,10 +523,8 @@ def _stft(low: Lowering, op: Any) -> SSAValue:
         result = _transformed(low, op, pieces, 2, length, False, onesided)
         element = low.result_element(op)
         return low.map(lambda v: v.cast(element), [result], low.shape(result), element, widen=False)
-    if not isinstance(shape[2], int):
-        raise unsupported(op, "it is not known whether its signal is complex", "give its last axis an extent")
     lines = product((shape[0], frames))
-    flat, count = _fast(low, pieces, (lines, length, 1), shape[2], length, False, onesided)
+    flat, count = _fast(low, pieces, (lines, length, 1), int(shape[2]), length, False, onesided)
     return _narrowed(low, op, flat, (shape[0], frames, count, 2))
 
 

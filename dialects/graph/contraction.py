@@ -267,7 +267,7 @@ def conv_window(op: GraphOp, x: SSAValue, w: SSAValue) -> Window:
         raise VerifyException(f"{op.name}: group {group} must be positive")
     channels, out_channels = shape[1], weights[0]
     require_same(op, channels, weights[1] * group, f"input channels and weight channels times {group} groups")
-    if isinstance(out_channels, int) and out_channels % group:
+    if not same_dim(out_channels // group * group, out_channels):
         raise VerifyException(f"{op.name}: {out_channels} output channels do not divide into {group} groups")
     return Window(op, shape[2:], _kernel(op, weights[2:]))
 
@@ -494,6 +494,16 @@ class CausalConvWithStateOp(GraphOp):
             raise VerifyException(
                 f"{self.name}: input {self.input.type} and weight {self.weight.type} must have rank 3"
             )
+        require_same(self, kernel[0], shape[1], "channels of the weight and of the input")
+        require_same(self, kernel[1], 1, "input channels a channel")
+        if self.bias is not None:
+            require_same(
+                self, require_rank(self, self.bias, 1)[0], shape[1], "extent of the bias and channels"
+            )
+        if self.past_state is not None:
+            past = require_rank(self, self.past_state, 3)
+            for own, other in zip(past, (*shape[:2], kernel[2] - 1), strict=True):
+                require_same(self, own, other, "extents of past_state and those of the input before it")
         return [self.input.type, tensor_type([shape[0], shape[1], kernel[-1] - 1], element_type(self.input))]
 
 

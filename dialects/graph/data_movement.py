@@ -631,7 +631,7 @@ class DepthToSpaceOp(_BlockOp):
 
     def output_types(self) -> Sequence[Attribute]:
         (n, c, h, w), b = self._checked()
-        if isinstance(c, int) and c % (b * b):
+        if not same_dim(c // (b * b) * (b * b), c):
             raise VerifyException(f"{self.name}: {c} channels do not divide by {b * b}")
         return [tensor_type([n, c // (b * b), h * b, w * b], element_type(self.input))]
 
@@ -642,7 +642,7 @@ class SpaceToDepthOp(_BlockOp):
 
     def output_types(self) -> Sequence[Attribute]:
         (n, c, h, w), b = self._checked()
-        if (isinstance(h, int) and h % b) or (isinstance(w, int) and w % b):
+        if not same_dim(h // b * b, h) or not same_dim(w // b * b, w):
             raise VerifyException(f"{self.name}: extents {h} and {w} do not divide by {b}")
         return [tensor_type([n, c * (b * b), h // b, w // b], element_type(self.input))]
 

@@ -33,6 +33,7 @@ from stepwell.compat import deep_recursion
 from stepwell.diagnostics import UnsupportedOperation
 from stepwell.dialects.graph import (
     ONNX_ELEMENTS,
+    ONNX_NAMES,
     Dim,
     GraphOp,
     NothingType,
@@ -784,6 +785,12 @@ class Importer:
     ) -> list[SSAValue | None]:
         """Express an operator by the body that the standard gives it."""
         function = self._standard_body(schema, operands, attributes, used)
+        if not function.node:  # the standard knows a body for static shapes only
+            if (kind := ONNX_NAMES.get(schema.name)) is None:
+                raise UnsupportedError(
+                    f"{self.where}: operator {schema.name} of unknown extents; give the extents numbers"
+                )
+            return self.place(building.build(kind, operands, dict(attributes), used))
         versions = opsets_of(function.opset_import, self.label)
         known = {"": NEWEST_OPSET, **versions}
         # An output that nobody reads may be one that the body cannot compute from what is given.

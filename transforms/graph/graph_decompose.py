@@ -509,11 +509,11 @@ def expand_mvn(op: GraphOp, emitter: Emitter) -> Values:
 
 
 # depth_to_space(x) == reshape . transpose . reshape
-def expand_depth_to_space(op: GraphOp, emitter: Emitter) -> Values:
+def expand_depth_to_space(op: GraphOp, emitter: Emitter) -> Values | None:
     x, block = op.operands[0], op.get("blocksize")
     shape = static_shape(x)
     if shape is None:
-        raise unsupported(op, "unknown extents", "give the extents with --dim")
+        return None
     n, c, h, w = shape
     if op.get("mode") == "DCR":
         split, order = [n, block, block, c // block**2, h, w], [0, 3, 4, 1, 5, 2]
@@ -526,11 +526,11 @@ def expand_depth_to_space(op: GraphOp, emitter: Emitter) -> Values:
 
 
 # space_to_depth(x) == reshape . transpose . reshape
-def expand_space_to_depth(op: GraphOp, emitter: Emitter) -> Values:
+def expand_space_to_depth(op: GraphOp, emitter: Emitter) -> Values | None:
     x, block = op.operands[0], op.get("blocksize")
     shape = static_shape(x)
     if shape is None:
-        raise unsupported(op, "unknown extents", "give the extents with --dim")
+        return None
     n, c, h, w = shape
     split = emitter.ints([n, c, h // block, block, w // block, block])
     order = [0, 1, 3, 5, 2, 4] if op.get("mode") == "CRD" else [0, 3, 5, 1, 2, 4]
