@@ -39,7 +39,9 @@ def test_kernels_of_any_extent():
     agree(pair, (2, 3, 9, 8), (5, 3, 3, 2), (5,))
     agree(pair, (1, 4, 6, 7), (2, 4, 1, 3), (2,))
     with pytest.raises(stepwell.RunError):
-        pair[0](np.zeros((1, 3, 9, 8), np.float32), np.zeros((2, 4, 1, 1), np.float32), np.zeros(2, np.float32))
+        pair[0](
+            np.zeros((1, 3, 9, 8), np.float32), np.zeros((2, 4, 1, 1), np.float32), np.zeros(2, np.float32)
+        )
 
 
 def test_groups_of_channels_of_any_number():

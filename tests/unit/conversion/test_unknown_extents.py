@@ -1,0 +1,85 @@
+"""Operators that need to know more than a rank, with no extent known: the same library on several shapes."""
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper
+
+import stepwell
+
+
+def model_of(nodes, inputs, outputs, opset=20):
+    """A model of `inputs` and `outputs`, names to extents."""
+    kinds = [
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in values.items()]
+        for values in (inputs, outputs)
+    ]
+    imports = [helper.make_opsetid("", opset)]
+    return helper.make_model(helper.make_graph(nodes, "g", *kinds), opset_imports=imports, ir_version=10)
+
+
+@pytest.mark.parametrize("inverse", [0, 1])
+def test_whether_a_signal_is_complex_is_known_to_the_run(inverse):
+    node = helper.make_node("DFT", ["x"], ["y"], inverse=inverse)
+    model = stepwell.compile(model_of([node], {"x": ["b", "n", "parts"]}, {"y": [None] * 3}), cache=False)
+    rng = np.random.default_rng(0)
+    for n, parts in ((6, 1), (7, 2), (16, 2)):
+        x = rng.normal(size=(3, n, parts)).astype(np.float32)
+        signal = x[..., 0] + (1j * x[..., 1] if parts == 2 else 0)
+        want = (np.fft.ifft if inverse else np.fft.fft)(signal, axis=1)
+        np.testing.assert_allclose(model(x), np.stack([want.real, want.imag], -1), rtol=1e-4, atol=1e-5)
+    for parts in (0, 3):
+        with pytest.raises(stepwell.RunError):
+            model(np.zeros((3, 6, parts), np.float32))
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_a_scan_stacks_values_whose_extents_its_body_knows(axis):
+    body = helper.make_graph(
+        [
+            helper.make_node("Add", ["s", "x"], ["next"]),
+            helper.make_node("Mul", ["x", "w"], ["line"]),  # broadcast, and nobody knows which way
+        ],
+        "body",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, [None]) for n in ("s", "x")],
+        [
+            helper.make_tensor_value_info(n, TensorProto.FLOAT, [None] * r)
+            for n, r in (("next", 1), ("line", 2))
+        ],
+    )
+    node = helper.make_node(
+        "Scan", ["s0", "xs"], ["last", "lines"], body=body, num_scan_inputs=1, scan_output_axes=[axis]
+    )
+    inputs = {"s0": ["a"], "xs": ["t", "b"], "w": ["c", "d"]}
+    proto = model_of([node], inputs, {"last": [None], "lines": [None] * 3})
+    ours = stepwell.compile(proto, cache=False)
+    theirs = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(0)
+    for steps, own, wide in ((5, 3, 3), (21, 4, 1), (2, 1, 6)):
+        values = {
+            "s0": np.zeros(own, np.float32),
+            "xs": rng.normal(size=(steps, own)).astype(np.float32),
+            "w": rng.normal(size=(2, wide)).astype(np.float32),
+        }
+        got = ours.run(values)
+        for name, want in zip(("last", "lines"), theirs.run(None, values), strict=True):
+            np.testing.assert_allclose(got[name], want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["none", "silu"])
+def test_a_causal_convolution_is_that_of_the_standard_s_body(activation):
+    names = ["x", "w", "b", "past"]
+    node = helper.make_node("CausalConvWithState", names, ["y", "state"], activation=activation)
+    outputs = {"y": [None] * 3, "state": [None] * 3}
+    unknown = {n: [f"{n}{i}" for i in range(r)] for n, r in zip(names, (3, 3, 1, 3), strict=True)}
+    late = stepwell.compile(model_of([node], unknown, outputs, 27), cache=False)
+    rng = np.random.default_rng(0)
+    for batch, channels, length, taps in ((2, 3, 7, 4), (1, 2, 1, 3), (2, 1, 5, 1)):
+        shapes = [(batch, channels, length), (channels, 1, taps), (channels,), (batch, channels, taps - 1)]
+        values = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+        static = model_of([node], dict(zip(names, shapes, strict=True)), outputs, 27)
+        want = stepwell.compile(static, cache=False)(*values)
+        for got, expected in zip(late(*values), want, strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(stepwell.RunError):
+        late(values[0], values[1], values[2], np.zeros((2, 1, 3), np.float32))
