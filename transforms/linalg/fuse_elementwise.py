@@ -89,6 +89,8 @@ class FuseElementwisePass(ModulePass):
             return "the inner loop of a contraction would repeat it"
         if reduction_dims(consumer) and any(inner.regions for inner in producer.body.block.ops):
             return "it has a loop of its own, and the reduction another order of dims"
+        if _gives_extents(consumer, k) and not _reads_every_dim(producer):
+            return "nothing else says how often the loop runs"
         if (inputs := len(consumer.inputs) - 1 + len(producer.inputs)) > self.max_inputs:
             return f"the loop would read {inputs} tensors, the limit is {self.max_inputs}"
         size = _body_size(producer) + _body_size(consumer)
@@ -111,6 +113,13 @@ def _gives_extents(op: linalg.GenericOp, k: int) -> bool:
     maps = maps_of(op)
     others = {e for i, m in enumerate(maps) if i != k for e in m.results if isinstance(e, AffineDimExpr)}
     return any(isinstance(e, AffineDimExpr) and e not in others for e in maps[k].results)
+
+
+def _reads_every_dim(op: linalg.GenericOp) -> bool:
+    """Whether the inputs alone say how often each dim runs."""
+    maps = maps_of(op)[: len(op.inputs)]
+    known = {expr for m in maps for expr in m.results if isinstance(expr, AffineDimExpr)}
+    return len(known) == output_map(op).num_dims
 
 
 def _body_size(op: linalg.GenericOp) -> int:
