@@ -38,11 +38,16 @@ def check_op(low: "Lowering", op: Operation) -> None:
         _check(low, premise)
     for type in results:
         for dim in dims_of(type):
-            if not _is_extent(dim):
-                _check(low, Premise(dim, 0, "at least"))
+            check_extent(low, dim)
 
 
-def _is_extent(dim: Dim) -> bool:
+def check_extent(low: "Lowering", dim: Dim) -> None:
+    """Check that an extent which may come out below 0 does not."""
+    if not is_extent(dim):
+        _check(low, Premise(dim, 0, "at least"))
+
+
+def is_extent(dim: Dim) -> bool:
     """Whether the form of `dim` says that it is not negative."""
     if isinstance(dim, int):
         return dim >= 0
@@ -51,7 +56,7 @@ def _is_extent(dim: Dim) -> bool:
             return False
         for atom in monomial:
             some = any if atom.kind == "max" else all
-            if atom.kind not in ("symbol", "unknown") and not some(_is_extent(a) for a in atom.args):
+            if atom.kind not in ("symbol", "unknown") and not some(is_extent(a) for a in atom.args):
                 return False
     return True
 

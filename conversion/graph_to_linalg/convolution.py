@@ -56,10 +56,10 @@ def window_of(
         need = (out[axis] - 1) * strides[axis] + window.reach(axis) - sizes[axis]  # pyright: ignore
         if auto.startswith("SAME"):
             total = maximum(need, 0)
-            half = total // 2
-            window.low[axis], window.high[axis] = (half, total - half)
+            less, more = total // 2, (total + 1) // 2
+            window.low[axis], window.high[axis] = (less, more)
             if auto == "SAME_LOWER":
-                window.low[axis], window.high[axis] = (total - half, half)
+                window.low[axis], window.high[axis] = (more, less)
         elif isinstance(need, int):
             # what the last window reads: less than asked for where the stride leaves a rest, more in ceil_mode
             window.high[axis] = max(need - window.low[axis], 0)  # pyright: ignore

@@ -425,6 +425,8 @@ def _pad(low: Lowering, op: Any) -> SSAValue:
                 else low.dim_of(low.scalar_index(pads, position))
             )
     mode = low.attr(op, "mode") or "constant"
+    if mode == "constant":
+        x, before, after = _cropped(low, x, before, after)
     if mode == "constant" and low.element(x) == STRING:
         return _pad_strings(low, x, before, after, value)
     if mode == "constant":
@@ -440,11 +442,28 @@ def _pad(low: Lowering, op: Any) -> SSAValue:
     return _pad_by_index(low, x, before, after, mode)
 
 
+def _cropped(
+    low: Lowering, x: SSAValue, before: list[Dim], after: list[Dim]
+) -> tuple[SSAValue, list[Dim], list[Dim]]:
+    """`x` without what amounts below 0 take away, and the amounts that are left, all at least 0."""
+
+    def parts(amount: Dim) -> tuple[Dim, Dim]:
+        if isinstance(amount, int):
+            return max(0, -amount), max(0, amount)
+        # What the run reads is no extent: it may be below 0, and only instructions find out.
+        value, zero = low.index(amount), low.constant(0)
+        minus = low.value(arith.SubiOp(zero, value))
+        cut, added = (low.value(arith.MaxSIOp(v, zero)) for v in (minus, value))
+        return low.dim_of(cut), low.dim_of(added)
+
+    sides = [[parts(amount) for amount in side] for side in (before, after)]
+    cut = [[c for c, _ in side] for side in sides]
+    added = [[a for _, a in side] for side in sides]
+    return low.crop(x, *cut), *added
+
+
 def _pad_strings(low: Lowering, x: SSAValue, before: list[Dim], after: list[Dim], value: Any) -> SSAValue:
     """Strings inside a tensor of copies of one string."""
-    if any(isinstance(amount, int) and amount < 0 for amount in (*before, *after)):
-        assert low.op is not None
-        raise unsupported(low.op, "it crops strings", "slice them")
     filler = string_constant(low, [""], ()) if value is None else low.reshape(value, ())
     shape = tuple(b + n + a for b, n, a in zip(before, low.shape(x), after, strict=True))
     return low.insert(x, broadcast(low, filler, shape), before)

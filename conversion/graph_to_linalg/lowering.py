@@ -43,12 +43,12 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.ir.affine import AffineConstantExpr, AffineExpr, AffineMap
 from xdsl.rewriter import Rewriter
 
-from stepwell.conversion.graph_to_linalg.checks import check_op
+from stepwell.conversion.graph_to_linalg.checks import check_extent, check_op, is_extent
 from stepwell.conversion.graph_to_linalg.scalar import Body, Scalar
 from stepwell.conversion.graph_to_linalg.small_types import MOVES, is_small
 from stepwell.diagnostics import compile_error, unsupported
 from stepwell.dialects.graph import STRING, OptionalType, SequenceType
-from stepwell.dialects.graph.shape import Atom, Dim, Expr, dims_of, product, unknown
+from stepwell.dialects.graph.shape import Atom, Dim, Expr, dims_of, maximum, product, unknown
 from stepwell.dialects.schedule import RUNTIME_KEY
 from stepwell.dialects.text import STRING as TEXT
 from stepwell.dialects.value import ANY
@@ -866,18 +866,15 @@ class Lowering:
     def pad(
         self, value: SSAValue, low: Sequence[Dim], high: Sequence[Dim], filler: SSAValue | float | int
     ) -> SSAValue:
-        """`tensor.pad` with a constant; amounts below 0 crop."""
+        """`tensor.pad` with a constant; amounts below 0, or an expression that may be, crop."""
         if all(x == 0 for x in (*low, *high)):
             return value
         own = self.shape(value)
-        if any(isinstance(x, int) and x < 0 for x in (*low, *high)):
-            offsets = [max(0, -x) if isinstance(x, int) else 0 for x in low]
-            ends = [max(0, -x) if isinstance(x, int) else 0 for x in high]
-            sizes = [n - o - e for n, o, e in zip(own, offsets, ends, strict=True)]
-            value = self.slice(value, offsets, sizes)
-            low = [max(0, x) if isinstance(x, int) else x for x in low]
-            high = [max(0, x) if isinstance(x, int) else x for x in high]
-            return self.pad(value, low, high, filler)
+        if not all(is_extent(x) for x in (*low, *high)):
+            # Of an amount that cannot be below 0 nothing is cropped, whatever a maximum makes of it.
+            cut = [[0 if is_extent(x) else maximum(0, -x) for x in side] for side in (low, high)]
+            added = [[x if is_extent(x) else maximum(0, x) for x in side] for side in (low, high)]
+            return self.pad(self.crop(value, *cut), *added, filler)
         element = self.element(value)
         scalar = filler if isinstance(filler, SSAValue) else self.constant(filler, element)
         shape = tuple(lo + n + hi for lo, n, hi in zip(low, own, high, strict=True))
@@ -905,6 +902,15 @@ class Lowering:
             type,
         )
         return self.reshaped(self.value(op), shape)
+
+    def crop(self, value: SSAValue, low: Sequence[Dim], high: Sequence[Dim]) -> SSAValue:
+        """`value` without so many elements on both sides of each axis; the run ends where there are fewer."""
+        if all(x == 0 for x in (*low, *high)):
+            return value
+        sizes = [n - o - e for n, o, e in zip(self.shape(value), low, high, strict=True)]
+        for size in sizes:
+            check_extent(self, size)
+        return self.slice(value, low, sizes)
 
     def extract(self, value: SSAValue, indices: Sequence[int | SSAValue]) -> SSAValue:
         """One element, as a scalar of the function."""

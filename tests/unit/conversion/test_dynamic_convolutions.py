@@ -64,6 +64,7 @@ def test_transposed_kernels_of_any_extent():
     pair = both("ConvTranspose", [4, 4, 1], strides=[2, 3], pads=[1, 0, 0, 1], group=2)
     agree(pair, (1, 4, 5, 4), (4, 3, 3, 2), (6,))
     agree(pair, (2, 2, 3, 6), (2, 1, 2, 4), (2,))
+    agree(pair, (1, 2, 4, 3), (2, 2, 1, 1), (4,))  # the padding is more than the kernel reaches
 
 
 @pytest.mark.parametrize("include", [0, 1])

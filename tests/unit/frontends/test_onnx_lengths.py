@@ -87,3 +87,13 @@ def test_pads_on_any_number_of_axes():
     np.testing.assert_array_equal(got, np.pad(X, [(1, 2), (0, 0), (0, 3)], mode="edge"))
     with pytest.raises(stepwell.RunError):
         model(X, vector(1, 0, 2), vector(0, -1))
+
+
+def test_pads_that_only_the_run_knows_may_cut():
+    model = compiled("Pad", 3, "pads")
+    for before, after in [((-1, 0, -2), (0, 2, -1)), ((1, -3, 0), (-2, 1, 0)), ((0, 0, 0), (0, 0, 0))]:
+        cut = tuple(slice(max(0, -b), n - max(0, -a)) for n, b, a in zip(X.shape, before, after, strict=True))
+        want = np.pad(X[cut], [(max(0, b), max(0, a)) for b, a in zip(before, after, strict=True)])
+        np.testing.assert_array_equal(model(X, vector(*before, *after)), want)
+    with pytest.raises(stepwell.RunError):
+        model(X, vector(-3, 0, 0, 3, 0, 0))
