@@ -65,7 +65,8 @@ class Kernel:
         """A temporary; its dynamic extents are those of axes of arguments: pairs of an argument and its axes."""
         self.count += 1
         sizes = []
-        for i, (argument, axis) in enumerate((a, axis) for a, axes in like for axis in axes):
+        pairs = [(argument, axis) for argument, axes in filter(None, like) for axis in axes]
+        for i, (argument, axis) in enumerate(pairs):
             if self.is_unknown(argument[1][axis]):
                 self.lines.append(f"%i{self.count}_{i} = arith.constant {axis} : index")
                 source = self.type(argument[1], argument[2])
