@@ -14,7 +14,7 @@ from xdsl.dialects.builtin import (
     TensorType,
 )
 from xdsl.dialects.linalg import ops as linalg
-from xdsl.ir import OpResult
+from xdsl.ir import Attribute, OpResult
 from xdsl.ir.affine import AffineBinaryOpKind, AffineDimExpr, AffineExpr, AffineMap
 from xdsl.passes import ModulePass
 
@@ -230,10 +230,24 @@ class _Kernel:
                 vector[to_root[shape.row]] = rows
         self.inner = {node.op: shape.inner}
         order = [to_root[d] for d in shape.batch]
-        if n is not None and not shape.depthwise:
+        if n is not None and not shape.depthwise and not self._rows_outside(node.op, n):
             order.append(to_root[n])
         order += [d for d in sorted(to_root.values()) if d not in order and tile[d]]
         return tile, vector, order
+
+    def _rows_outside(self, op: linalg.GenericOp, column: int) -> bool:
+        """
+        Whether the loop over rows is outside of the one over panels: where all panels stay in L1 beside a tile, and the rows and
+        the result come from farther, each is then walked through once, in the order in which it lies.
+        """
+        panels = moved = 0
+        for value, map in zip(op.operands, maps_of(op), strict=True):
+            is_panel = value in op.inputs and map.results and column in map.results[-1].used_dims()
+            if is_panel:
+                panels += _size_bytes(value.type)
+            else:
+                moved += _size_bytes(value.type)
+        return 0 < panels <= self.target.l1_bytes // 2 and moved > self.target.l1_bytes
 
     def _rows_and_width(self, shape: "_Contraction", lanes: int) -> tuple[int, int]:
         """The register tile with the least padded work and loads; its rows and its vector's width."""
@@ -628,6 +642,13 @@ def _bytes(type: object) -> int:
     if isinstance(element, IntegerType):
         return max(1, element.width.data // 8)
     return element.bitwidth // 8 if isinstance(element, AnyFloat) else 8
+
+
+def _size_bytes(type: Attribute) -> int:
+    """Bytes of a tensor, unknown extents guessed; 0 for a scalar."""
+    if not isinstance(type, TensorType):
+        return 0
+    return prod(_GUESS if e == DYNAMIC_INDEX else e for e in type.get_shape()) * _bytes(type)
 
 
 def _widest(op: linalg.GenericOp) -> int:
