@@ -241,7 +241,7 @@ def test_convolution(size, stride, dilation):
         "o floordiv 64, p, q, i, o mod 64",
         "n, h, w, o",
     ]
-    start = kernel.fill(kernel.empty((n, oh, ow, oc), None))
+    start = kernel.fill(kernel.empty((n, oh, ow, oc)))
     h = kernel.generic("nhwopqi", maps, [x, w], start, MULTIPLY_ADD, "pqi")
     same = "n, h, w, o"
     y = kernel.generic("nhwo", [same, "o", same], [h, b], out, "%v = arith.addf %a, %b : f32")
@@ -271,7 +271,7 @@ def test_windows(size, stride, kind):
             "nhwcpq", [window, "p, q, c", "n, h, w, c"], [x, w], kernel.fill(out), MULTIPLY_ADD, "pq"
         )
     else:
-        shape = kernel.empty((3, 2), None)
+        shape = kernel.empty((3, 2))
         body = ADD if kind == "sum" else "%v = arith.maximumf %a, %o : f32"
         start = kernel.fill(out, "0.0" if kind == "sum" else "0xff800000")
         y = kernel.generic("nhwcpq", [window, "p, q", "n, h, w, c"], [x, shape], start, body, "pq")
@@ -584,7 +584,7 @@ def test_windows_with_channels_outside(stride, size):
     maps = [window, "p, q", "n, c, h, w"]
     check(
         kernel,
-        kernel.generic("nchwpq", maps, [x, kernel.empty((3, 2), None)], start, body, "pq"),
+        kernel.generic("nchwpq", maps, [x, kernel.empty((3, 2))], start, body, "pq"),
         foralls=None,
     )
 
