@@ -118,6 +118,7 @@ def module_text_of(
         resources,
         generic=options.mlir_print_op_generic,
         debuginfo=options.print_debuginfo,
+        elide_above=getattr(options, "elide_elementsattrs_if_larger", None),
     )
     if sidecar is not None and is_new:
         console.new_files.append(sidecar)
@@ -133,10 +134,29 @@ def warn_of_unwritten(console: Console, unwritten: int) -> None:
         )
 
 
-def spelled_out(argv: Sequence[str] | None) -> list[str]:
-    """The arguments, with `--remarks` alone as `--remarks=all`: argparse would take the next word for its value."""
+_ALONE = {
+    "--remarks": "all",
+    "--timing": "tree",
+    "--mlir-timing": "tree",
+    "--verify-each": "true",
+}
+"""Flags that may stand without their value, and what it is then."""
+
+
+def spelled_out(argv: Sequence[str] | None, parser: argparse.ArgumentParser | None = None) -> list[str]:
+    """
+    The arguments, with a flag whose value may be left out spelled out (`--remarks` as `--remarks=all`): argparse would
+    take the next word for its value. Long flags of `parser` may have one dash, as those of LLVM's tools.
+    """
     given = list(sys.argv[1:] if argv is None else argv)
-    return ["--remarks=all" if word == "--remarks" else word for word in given]
+    known = {flag for action in parser._actions for flag in action.option_strings} if parser else set()
+    words = []
+    for word in given:
+        name = word.split("=")[0]
+        if len(name) > 2 and name[0] == "-" != name[1] and f"-{name}" in known:
+            word = f"-{word}"
+        words.append(f"{word}={_ALONE[word]}" if word in _ALONE else word)
+    return words
 
 
 @contextlib.contextmanager

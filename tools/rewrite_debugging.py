@@ -214,7 +214,7 @@ def reproducer_in(name: str, text: str) -> Reproducer:
     from stepwell.errors import Error
 
     head = "\n".join(line for line in text.split("\n", 8)[:8] if line.startswith("//"))
-    run = re.search(r"RUN: stepwell-opt %s -p '([^']*)'", head)
+    run = re.search(r"RUN: stepwell-opt %s(?: --load-pass \S+)* -p '([^']*)'", head)
     if run is None:
         raise Error(f"{name}: has no line '// RUN: stepwell-opt %s -p '...''; give the passes with -p")
     wrong = re.search(r"MISCOMPILE: seed=(\d{1,18})( through=ll)? before='([^']*)' suspect='([^']*)'", head)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
 
+from stepwell.tools import pass_reports
 from stepwell.tools import rewrite_debugging as debugging
 from stepwell.tools.console import Console, Exit, module_text_of, spelled_out, warn_of_unwritten
 
@@ -55,10 +56,20 @@ def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.N
     add = parser.add_argument
     add("input", nargs="?", default="-", help="the .ir file; - is standard input (default)")
     add("-h", "--help", nargs="?", const="", metavar="PASS", help="this text, or that of a pass")
-    add("-p", "--pipeline", default="", metavar="TEXT", help="passes to apply: 'a,b{x=1},func.func(c)'")
+    add(
+        "-p",
+        "--pipeline",
+        "--pass-pipeline",
+        default="",
+        metavar="TEXT",
+        help="passes to apply: 'a,b{x=1},func.func(c)'",
+    )
     add("-o", "--output", metavar="FILE", help="write the IR there instead of to standard output")
     add("--list-passes", action="store_true", help="list all passes with a line on each")
     add("--print-pipeline", action="store_true", help="print the pipeline in full and stop")
+    add(
+        "--dump-pass-pipeline", action="store_true", help="print the pipeline in full to standard error first"
+    )
     add(
         "--load-pass", action="append", default=[], metavar="FILE", help="take passes from a .py or .pat file"
     )
@@ -68,17 +79,30 @@ def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.N
     add("--resources", metavar="FILE", help="read values from, and write new ones to, this sidecar file")
     add("--allow-unregistered-dialect", action="store_true", help="accept ops of unknown dialects")
     add("--no-verify-each", action="store_true", help="verify only the input and the result")
-    add("--verify-each", action="store_true", help="verify after every pass (the default)")
+    add(
+        "--verify-each",
+        choices=("true", "false"),
+        default="true",
+        metavar="true|false",
+        help="verify after every pass (true)",
+    )
     add("--split-input-file", action="store_true", help=f"treat parts between '{_SPLIT}' separately")
     add("--verify-diagnostics", action="store_true", help="compare errors with expected-error comments")
-    add("--print-ir-before", action="append", default=[], metavar="PASS", help="print the IR before PASS")
-    add("--print-ir-after", action="append", default=[], metavar="PASS", help="print the IR after PASS")
-    add("--print-ir-before-all", action="store_true", help="print the IR before every pass")
-    add("--print-ir-after-all", action="store_true", help="print the IR after every pass")
-    add("--print-ir-after-change", action="store_true", help="print the IR after passes that change it")
-    add("--mlir-print-op-generic", action="store_true", help="print every op in generic form")
+    pass_reports.add_arguments(parser)
+    add(
+        "--print-op-generic",
+        "--mlir-print-op-generic",
+        dest="mlir_print_op_generic",
+        action="store_true",
+        help="print every op in generic form",
+    )
     add("--print-debuginfo", "--mlir-print-debuginfo", action="store_true", help="print locations")
-    add("--statistics", action="store_true", help="print ops and rewrites of every pass")
+    add(
+        "--statistics",
+        "--mlir-pass-statistics",
+        action="store_true",
+        help="print ops and rewrites of every pass",
+    )
     add(
         "--rewrite-limit",
         type=int,
@@ -89,10 +113,15 @@ def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.N
     add("--seed", type=int, default=0, help="seed of the inputs of --bisect-rewrites (default 0)")
     add("--expensive-checks", action="store_true", help="verify and fingerprint the IR after every pattern")
     add("--run-reproducer", action="store_true", help="apply the passes that the head of the file names")
-    add("--timing", action="store_true", help="print the time of every pass")
+    add(
+        "--crash-reproducer",
+        "--mlir-pass-pipeline-crash-reproducer",
+        metavar="FILE",
+        help="where the reproducer goes, of any error of a pass (default: a temporary file, of our own faults)",
+    )
     add("--remarks", metavar="missed|applied|all[:json]", help="say what passes did and could not do (all)")
     add("--debug", action="store_true", help="show tracebacks")
-    options = parser.parse(spelled_out(argv))  # pyright: ignore[reportAttributeAccessIssue]
+    options = parser.parse(spelled_out(argv, parser))  # pyright: ignore[reportAttributeAccessIssue]
     if options.help is not None and not options.help:
         console.stdout.write(parser.format_help())
         raise Exit(0)
@@ -107,7 +136,7 @@ class _Run:
         self.stdout, self.stderr = console.stdout, console.stderr
         console.debug = options.debug
         self.passes: dict[str, str | type[ModulePass]] = {}
-        self.times: list[tuple[str, float]] = []
+        self.printing, self.timing = pass_reports.IRPrinting(options, console), pass_reports.Timing()
         self.running: ModulePass | None = None
         self.statistics = debugging.Statistics() if options.statistics else None
 
@@ -128,6 +157,8 @@ class _Run:
             if self.options.print_pipeline:
                 self.stdout.write(f"{print_pipeline(stages)}\n")
                 return 0
+            if self.options.dump_pass_pipeline:
+                self.stderr.write(f"Pass Manager with {len(stages)} passes:\n{print_pipeline(stages)}\n\n")
             name, text = self.console.read(self.options.input)
             if self.options.bisect_rewrites:
                 return debugging.bisect(self.console, self.options, name, text, stages)
@@ -148,8 +179,8 @@ class _Run:
                 self.console.write(self.options.output, f"{_SPLIT}\n".join(outputs))
             except Exception as error:
                 return self._report(error)
-        if self.options.timing:
-            self._print_times()
+        if (layout := pass_reports.timing_layout(self.options)) is not None:
+            self.timing.show(layout, self.stderr)
         if self.statistics is not None:
             self.statistics.show(self.stderr)
         return status
@@ -169,6 +200,8 @@ class _Run:
         return status
 
     def _process(self, name: str, text: str, stages: "list[Stage]", outputs: list[str]) -> int:
+        from time import perf_counter
+
         from stepwell.compat import new_context
         from stepwell.registry import DIALECTS
 
@@ -176,9 +209,13 @@ class _Run:
         errors: list[BaseException] = []
         module: ModuleOp | None = None
         try:
+            begin = perf_counter()
             module = self._parse(ctx, name, text)
+            self.timing.parse_s += perf_counter() - begin
             self._transform(ctx, module, stages)
+            begin = perf_counter()
             outputs.append(self._text(ctx, module))
+            self.timing.output_s += perf_counter() - begin
         except Exception as error:
             errors.append(error)
         if self.options.verify_diagnostics:
@@ -200,37 +237,29 @@ class _Run:
         return text
 
     def _transform(self, ctx: "StepwellContext", module: "ModuleOp", stages: "list[Stage]") -> None:
-        from time import perf_counter
-
-        from stepwell.compat import print_module
         from stepwell.pipelines import run_pipeline
         from stepwell.rewriting import logged_rewrites
         from stepwell.tools.console import remarks_to
 
-        options = self.options
-        started, text_before = 0.0, ""
-
-        def show(stage: "Stage", when: str) -> None:
-            self.stderr.write(f"// -----// IR {when} {stage} //----- //\n{print_module(module)}\n")
+        options, timing, printing = self.options, self.timing, self.printing
+        running: list[Stage] = []
 
         def before(stage: "Stage", module: "ModuleOp") -> None:
-            nonlocal started, text_before
+            timing.verified()
             self.running = stage.instance
-            if options.print_ir_before_all or stage.instance.name in options.print_ir_before:
-                show(stage, "before")
-            if options.print_ir_after_change:
-                text_before = print_module(module)
+            running[:] = [stage]
+            printing.before(stage, module)
             if self.statistics is not None:
                 self.statistics.before(str(stage), module, log)
-            started = perf_counter()
+            timing.before()
 
         def after(stage: "Stage", module: "ModuleOp") -> None:
+            timing.after(stage)
+            running.clear()
             if self.statistics is not None:
                 self.statistics.after(module, log)
-            self.times.append((str(stage), perf_counter() - started))
-            changed = options.print_ir_after_change and print_module(module) != text_before
-            if options.print_ir_after_all or changed or stage.instance.name in options.print_ir_after:
-                show(stage, "after")
+            printing.after(stage, module)
+            timing.resumed()
 
         checks = debugging.ExpensiveChecks(module) if options.expensive_checks else None
         hooks = (checks.after_rewrite, checks.after_no_match) if checks else (None, None)
@@ -238,19 +267,28 @@ class _Run:
         with remarks, logged_rewrites(options.rewrite_limit, *hooks) as log:
             if checks is not None:
                 checks.begin()
-            run_pipeline(
-                ctx, module, stages, before=before, after=after, verify_each=not options.no_verify_each
-            )
+            verify_each = options.verify_each == "true" and not options.no_verify_each
+            try:
+                run_pipeline(ctx, module, stages, before=before, after=after, verify_each=verify_each)
+            except Exception:
+                for stage in running:
+                    printing.failed(stage, module)
+                raise
+            timing.verified()
 
     # What is wrong
 
     def _report(self, error: BaseException, text: str | None = None) -> int:
         code = self.console.report(error)
-        if code == 3 and text is not None:
+        if text is None:
+            return code
+        if code == 3:
             note = (
                 f"a fault of {self._owner(error)}; --debug shows where; reproducer: {self._reproducer(text)}"
             )
             self.stderr.write(f"note: {note}\n")
+        elif self.options.crash_reproducer is not None and self.running is not None:
+            self.stderr.write(f"note: reproducer: {self._reproducer(text)}\n")
         return code
 
     def _owner(self, error: BaseException) -> str:
@@ -270,10 +308,18 @@ class _Run:
         import tempfile
         from shlex import quote
 
+        loaded = "".join(f" --load-pass {quote(path)}" for path in self.options.load_pass)
+        content = f"// RUN: stepwell-opt %s{loaded} -p '{self.options.pipeline}'\n{text}"
+        if (path := self.options.crash_reproducer) is not None:
+            try:
+                with open(path, "w", encoding="utf-8") as file:
+                    file.write(content)
+                return path
+            except OSError as error:  # the fault itself is what the user has to see
+                self.stderr.write(f"note: {path}: cannot be written: {error.strerror}\n")
         handle, path = tempfile.mkstemp(prefix="stepwell-reproducer-", suffix=".ir")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            loaded = "".join(f" --load-pass {quote(path)}" for path in self.options.load_pass)
-            file.write(f"// RUN: stepwell-opt %s{loaded} -p '{self.options.pipeline}'\n{text}")
+            file.write(content)
         return path
 
     def _compare_diagnostics(self, name: str, text: str, errors: list[BaseException]) -> int:
@@ -362,11 +408,6 @@ class _Run:
             if document:
                 self.stdout.write(f"      {document}\n")
         return 0
-
-    def _print_times(self) -> None:
-        total = sum(seconds for _, seconds in self.times)
-        for stage, seconds in [*self.times, ("total", total)]:
-            self.stderr.write(f"{seconds * 1e3:10.2f} ms  {stage}\n")
 
 
 def _load_or_none(entry: "str | type[ModulePass]") -> "type[ModulePass] | None":

@@ -415,13 +415,37 @@ def parse_module(ctx: Context, text: str, name: str = "<input>") -> ModuleOp:
     return StepwellParser(ctx, text, name).parse_module()
 
 
-def print_module(module: Operation, *, generic: bool = False, debuginfo: bool = False) -> str:
-    """The text of `module`, ending in a newline."""
+def print_module(
+    module: Operation, *, generic: bool = False, debuginfo: bool = False, elide_above: int | None = None
+) -> str:
+    """The text of `module`, ending in a newline; `elide_above`: without dense constants of more elements than that."""
     out = StringIO()
     with deep_recursion():
-        Printer(out, print_generic_format=generic, print_debuginfo=debuginfo).print_op(module)
+        printer = Printer(out, print_generic_format=generic, print_debuginfo=debuginfo)
+        if elide_above is not None:
+            printer = _ElidingPrinter(out, generic, debuginfo, elide_above)
+        printer.print_op(module)
     out.write("\n")
     return out.getvalue()
+
+
+class _ElidingPrinter(Printer):
+    """Writes `dense_resource<__elided__>` for large constants, as MLIR does."""
+
+    def __init__(self, stream: Any, generic: bool, debuginfo: bool, above: int):
+        super().__init__(stream, print_generic_format=generic, print_debuginfo=debuginfo)
+        self.above = above
+
+    def print_attribute(self, attribute: Attribute) -> None:
+        if (
+            isinstance(attribute, DenseIntOrFPElementsAttr)
+            and len(attribute) > self.above
+            and not attribute.is_splat()
+        ):
+            self.print_string("dense_resource<__elided__> : ")
+            self.print_attribute(attribute.get_type())
+        else:
+            super().print_attribute(attribute)
 
 
 class _StartsPrinter(Printer):

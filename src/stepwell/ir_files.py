@@ -54,6 +54,7 @@ def module_text(
     *,
     generic: bool = False,
     debuginfo: bool = False,
+    elide_above: int | None = None,
 ) -> tuple[str, int]:
     """
     The text of `module` for the file `output` (None: a stream). Values that no file holds yet go to
@@ -63,7 +64,8 @@ def module_text(
         unwritten = ctx.resources.bind_beside(module, output)
     else:
         unwritten = ctx.resources.bind(module, output.parent if output is not None else Path(), resources)
-    return print_module(module, generic=generic, debuginfo=debuginfo), unwritten
+    text = print_module(module, generic=generic, debuginfo=debuginfo, elide_above=elide_above)
+    return text, unwritten
 
 
 def write_module_file(module: ModuleOp, ctx: StepwellContext, path: Path, heading: str = "") -> None:
