@@ -211,3 +211,26 @@ def level_dumps() -> dict[str, str]:
             compilation.lower_to(level)
             found[f"{name}.{level}"] = compilation.ir_text()[0]
     return found
+
+
+@cache
+def rule_files() -> dict[str, str]:
+    """The files of rewrite rules in the repository, by name."""
+    root = Path(__file__).parents[2]
+    paths = [path for folder in ("transforms", "examples") for path in (root / folder).rglob("*.pat")]
+    return {path.stem: path.read_text(encoding="utf-8") for path in paths}
+
+
+@cache
+def llvm_ir() -> dict[str, str]:
+    """Textual LLVM IR of small models, by name."""
+    from stepwell.compiler import Compilation, Options
+
+    texts = {}
+    for name in ("gemm", "conv", "softmax"):
+        if name in onnx_models():
+            compilation = Compilation(Options(target="x86-64-v3", opt_level=1))
+            compilation.read(onnx_models()[name].SerializeToString())
+            compilation.lower_to("llvm")
+            texts[name] = compilation.llvm_ir()[:12_000].rsplit("\n}\n", 1)[0] + "\n}\n"
+    return texts
