@@ -107,7 +107,7 @@ def _forall(machine: Machine, op: Any) -> Results:
     shared = [machine.own(machine[v].copy()) for v in outs]
     block = op.regions[0].block
     counts = [len(range(a, b, s)) for a, b, s in zip(lower, upper, step, strict=True)]
-    for point in reversed(list(np.ndindex(*counts))):
+    for point in machine.iterations(list(np.ndindex(*counts))[::-1]):
         indices = [np.int64(a + i * s) for a, i, s in zip(lower, point, step, strict=True)]
         machine.run_block(block, [*indices, *shared])
     return shared

@@ -595,6 +595,9 @@ def _rt_launch(
     if name is None:
         raise compile_error(op, f"launches {int(kernel):#x}, which is no function", "pass a kernel")
     function = native.machine.functions[name]
+    alone = native.machine.native_launch
+    if alone is not None and alone(native, op, name, int(buffers), int(dims), int(tiles), int(scratch)):
+        return np.int32(0)
     if not function.regions[0].blocks:
         raise unsupported(op, f"the interpreter does not know the kernel {name} of the runtime", "add it")
     middle = int(tiles) // 2
@@ -645,15 +648,15 @@ def launch_kernel(machine: Machine, op: Any, function: Operation, begin: int, en
 
 def interpret_llvm(
     module: ModuleOp, inputs: Sequence[np.ndarray], ctx: Context, arguments: Sequence[Attribute],
-    results: Sequence[Attribute], fuel: float = inf,
+    results: Sequence[Attribute], fuel: float = inf, deadline: float = inf, machine: Machine | None = None,
 ) -> list[np.ndarray]:  # fmt: skip
     """
     Run `@stepwell_main` of a module at the llvm level on `inputs`. `arguments` and `results` are the types of
     the model's inputs and outputs, which this level has forgotten. Errors: an access outside of its buffer or
     against its alignment, a division that traps, an op without a meaning; `RunError` where the model fails.
     """
-    machine = Machine(module, ctx)
-    machine.fuel = fuel
+    machine = machine or Machine(module, ctx)
+    machine.fuel, machine.deadline = fuel, deadline
     main = machine.functions.get(_HOST)
     if main is None or main.name != "llvm.func":
         raise compile_error(module, f"there is no function @{_HOST} to run", "lower the module to llvm first")

@@ -1,8 +1,9 @@
 """The machine that runs IR on numpy: a table of meanings by op name, and one store of values."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from math import inf
+from time import process_time
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -78,6 +79,11 @@ class Machine:
         """Memory and symbols of the functions of the llvm dialect (`interpreter/llvm.py`), once one runs."""
         self.fuel = inf
         """How many more blocks may be run; a program that needs more ends with `OutOfFuel`."""
+        self.deadline = inf
+        """The processor time (`time.process_time`) at which it ends so as well; looked at now and then."""
+        self._burnt = 0
+        self.native_launch: Callable[..., bool] | None = None
+        """Asked first at each launch of a host function of the llvm dialect; True: it has done it."""
         self.observer: Callable[[Machine, Operation], None] | None = None
         """Told of every op that ran."""
         self._positions: dict[Block, dict[Operation, int]] = {}
@@ -112,8 +118,13 @@ class Machine:
     def burn(self) -> None:
         """Pay for one block."""
         self.fuel -= 1
-        if self.fuel < 0:
+        self._burnt += 1
+        if self.fuel < 0 or (self._burnt % 64 == 0 and process_time() > self.deadline):
             raise OutOfFuel("the program runs longer than it was allowed to")
+
+    def iterations(self, points: Sequence[tuple[int, ...]]) -> Iterable[tuple[int, ...]]:
+        """Those of a parallel loop that are to be run, in this order; a machine for samples takes fewer."""
+        return points
 
     def share(self, value: SSAValue) -> None:
         """A tensor that a block gives up, or a call takes, is no longer the machine's own where `value` has other readers."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from stepwell.errors import InternalError
 
 if TYPE_CHECKING:
-    from stepwell.checking import Report
+    from stepwell.checking import Report, StageResult
 
 EXAMPLES = """examples:
   stepwell check model.onnx                        every level, on random inputs
@@ -36,6 +36,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--random", action="store_true", help="make up the inputs that are not given (the default)")
     add("--seed", type=int, default=0, help="seed of the random inputs (default 0)")
     add("--last", default="so", metavar="STAGE", help="stop behind: graph ... llvm, ll, so (default so)")
+    add(
+        "--time-limit",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="processor seconds for the interpreter of a stage; one that needs more is run on samples (default 5)",
+    )
+    add("--samples", action="store_true", help="run the levels below the kernels on samples: quicker")
     add("--thorough", action="store_true", help="let the interpreters run as long as they need")
     add("--no-onnxruntime", action="store_true", help="do not compare with ONNX Runtime")
     add(
@@ -60,6 +68,8 @@ def run(
     from stepwell.checking import STAGES, Check
     from stepwell.errors import CompileError
 
+    if not arguments.time_limit > 0:
+        raise CompileError(f"--time-limit {arguments.time_limit:g}: must be above 0")
     if arguments.last not in STAGES[1:]:
         raise CompileError(f"--last {arguments.last}: no such stage; use one of {', '.join(STAGES[1:])}")
     check = Check(
@@ -71,7 +81,10 @@ def run(
         reproducer=Path(arguments.reproducer) if arguments.reproducer else None,
         with_onnxruntime=not arguments.no_onnxruntime,
         last=arguments.last,
+        stage_s=arguments.time_limit,
+        samples=arguments.samples,
         progress=progress,
+        on_stage=(lambda stage: None) if arguments.json else (lambda stage: _show_stage(stage, out)),
     )
     report = check.run(arguments.model)
     if arguments.json:
@@ -92,27 +105,40 @@ def _plain(report: "Report") -> dict[str, Any]:
     return {"agrees": report.agrees, "stages": stages, "finding": finding, "notes": report.notes}
 
 
-def _show(report: "Report", out: TextIO) -> None:
+def _show_stage(stage: "StageResult", out: TextIO) -> None:
+    """A line when the stage is done, and what there is to say of it."""
+    console = _console(out)
+    style = _STYLES.get(stage.status, "")
+    worst = f"{stage.ratio:9.3g} of the tolerance" if stage.status in ("agrees", "differs") else ""
+    console.print(f"{stage.name:12} [{style}]{stage.status:10}[/{style}]{worst:28} {stage.seconds:6.1f} s")
+    for text in ("" if stage.status == "agrees" else stage.detail, stage.sample):
+        if text:
+            console.print(f"             {_escaped(text)}")
+    out.flush()
+
+
+def _console(out: TextIO) -> Any:
     from rich.console import Console
+
+    return Console(file=out, highlight=False, soft_wrap=True)
+
+
+def _escaped(text: str) -> str:
     from rich.markup import escape
 
-    console = Console(file=out, highlight=False, soft_wrap=True)
-    for stage in report.stages:
-        style = _STYLES.get(stage.status, "")
-        worst = f"{stage.ratio:9.3g} of the tolerance" if stage.status in ("agrees", "differs") else ""
-        console.print(
-            f"{stage.name:12} [{style}]{stage.status:10}[/{style}]{worst:28} {stage.seconds:6.1f} s"
-        )
-        if stage.status != "agrees" and stage.detail:
-            console.print(f"             {escape(stage.detail)}")
+    return escape(text)
+
+
+def _show(report: "Report", out: TextIO) -> None:
+    console = _console(out)
     for note in report.notes:
-        console.print(f"note: {escape(note)}")
+        console.print(f"note: {_escaped(note)}")
     if (found := report.finding) is None:
         console.print(
             "[green]all stages agree[/green]" if report.agrees else "[bold red]stages differ[/bold red]"
         )
         return
-    console.print(f"\n[bold red]broken by {escape(found.pass_name)}[/bold red] (stage {found.stage})")
+    console.print(f"\n[bold red]broken by {_escaped(found.pass_name)}[/bold red] (stage {found.stage})")
     for title, text in (
         ("value", found.difference),
         ("rewrite", f"{found.rewrite} (rewrite {found.rewrite_number} of the pass)" if found.rewrite else ""),
@@ -123,4 +149,4 @@ def _show(report: "Report", out: TextIO) -> None:
         ("replay", f"stepwell-opt --run-reproducer {found.reproducer}" if found.reproducer else ""),
     ):
         if text:
-            console.print(f"  {title + ':':12}{escape(text)}")
+            console.print(f"  {title + ':':12}{_escaped(text)}")

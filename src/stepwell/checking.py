@@ -9,6 +9,7 @@ one; then the first of its rewrites, the layer whose value it spoils, and a smal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,16 @@ from stepwell.interpreter import Machine, OutOfFuel
 from stepwell.pipelines import LEVELS, Stage, print_pipeline, run_pipeline
 from stepwell.predicates import CANNOT_RUN, FAILURES, Miscompile, Outcome, outcome_of_run
 from stepwell.rewriting import logged_rewrites
+from stepwell.sampling import Kernels, Sample, run_sampled
+from stepwell.verification import verify_module
 
 STAGES = ("import", *LEVELS, "ll", "so")
 """What is compared, from the model down; ONNX Runtime stands beside "import"."""
+
+_WHOLE = ("graph", "tensor", "kernels")
+"""The levels whose ops numpy does as a whole."""
+_SIGNATURES = "collapse-dims"
+"""Behind `form-kernels` the last pass that changes what kernels take; its kernels are made of whole ops yet."""
 
 PRINTER = "print-llvm-ir"
 """The printer of LLVM IR, named as if it were a pass."""
@@ -44,8 +52,10 @@ CLANG, LINK = "clang", "link"
 """The compiler of LLVM IR; and what puts kernels, host and weights together and runs them."""
 _EXTENT = 3
 """Of an unknown extent that --dim does not give: more than one, so that a mistake in a tail shows."""
-FUEL = 2_000_000
-"""Blocks that the interpreter of one stage may run, some 20 to 60 seconds; `thorough` lifts it."""
+STAGE_S = 5.0
+"""Seconds of processor time for the interpreter of one stage; `thorough` lifts it."""
+_REFERENCE = 20.0
+"""Times as much for the levels whose ops numpy does as a whole, which everything else is compared with."""
 
 
 @dataclass
@@ -59,6 +69,8 @@ class StageResult:
     ratio: float = 0.0
     """The worst difference as a part of the tolerance."""
     seconds: float = 0.0
+    sample: str = ""
+    """How much of the stage was run, if not all of it."""
 
 
 @dataclass
@@ -112,7 +124,13 @@ class Check:
     with_onnxruntime: bool = True
     last: str = "so"
     """The last of `STAGES` to compare."""
+    stage_s: float = STAGE_S
+    """Seconds of processor time that the interpreter of a stage has; a stage that needs more is run on samples."""
+    samples: bool = False
+    """Run the levels below the kernels on samples whatever they take."""
     progress: Progress = lambda stage, step: None
+    on_stage: Callable[[StageResult], None] = lambda stage: None
+    """Told of each stage when it is done."""
     report: Report = field(default_factory=Report, init=False)
 
     def run(self, model: Any) -> Report:
@@ -131,6 +149,9 @@ class Check:
         self.interface = interface_of(self.imported)
         self.inputs = self._inputs()
         self.layers = _Layers(self.imported)
+        self.kernels: Kernels | None = None
+        self.sample: Sample | None = None
+        self._sampling, self._only, self._level_name = False, None, ""
         if not self._reference():
             return self.report
         self._onnxruntime()
@@ -149,8 +170,9 @@ class Check:
     # --- the stages ------------------------------------------------------------------------------
 
     @property
-    def _fuel(self) -> float:
-        return float("inf") if self.thorough else FUEL
+    def _seconds(self) -> float:
+        """For one run of a stage."""
+        return inf if self.thorough else self.stage_s
 
     def _inputs(self) -> list[Any]:
         """Values for the inputs: those given, the others random."""
@@ -176,10 +198,10 @@ class Check:
         begin = time.perf_counter()
         self.exact: list[Any] | None = None
         try:
-            self.want = run_module(self.imported, self.ctx, self.inputs, fuel=self._fuel)
+            self.want = run_module(self.imported, self.ctx, self.inputs, seconds=_REFERENCE * self._seconds)
         except OutOfFuel:
             raise UnsupportedError(
-                "the interpreter would take too long for this model; use --thorough or smaller --dim"
+                "the interpreter would take too long for this model; use a larger --time-limit, --thorough or smaller --dim"
             ) from None
         except (VerifyException, ValueError, IndexError) as error:
             raise RunError(
@@ -193,15 +215,13 @@ class Check:
             self._judge()
         off = 0.0 if self.exact is None else rounding_of(self.want, self.exact)
         detail = "on the interpreter" + ("" if self.exact is None else f"; float64 judge, {off:.3g} ulp away")
-        self.report.stages.append(
-            StageResult("import", "reference", detail, seconds=time.perf_counter() - begin)
-        )
+        self._add(StageResult("import", "reference", detail, seconds=time.perf_counter() - begin))
         return True
 
     def _judge(self) -> None:
         try:
             self.exact = run_in_float64(
-                self.imported, self.ctx, self.inputs, self.layers.exact.observe, self._fuel
+                self.imported, self.ctx, self.inputs, self.layers.exact.observe, _REFERENCE * self._seconds
             )
         except (*FAILURES, ValueError, TypeError) as error:
             self.report.notes.append(f"no judge in float64 at this level ({one_line(error)})")
@@ -214,7 +234,7 @@ class Check:
         try:
             import onnxruntime
         except ImportError:
-            self.report.stages.append(StageResult("onnxruntime", "skipped", "it is not installed"))
+            self._add(StageResult("onnxruntime", "skipped", "it is not installed"))
             return
         self.progress("onnxruntime", "run")
         begin = time.perf_counter()
@@ -228,7 +248,7 @@ class Check:
             got: Any = session.run(None, dict(zip(names, self.inputs, strict=True)))
         except Exception as error:  # whatever another engine says of the model
             result = StageResult("onnxruntime", "skipped", f"it refuses the model: {one_line(error)}")
-            self.report.stages.append(result)
+            self._add(result)
             return
         difference = compare(got, self.want, self.exact)
         self._enter("onnxruntime", Outcome("agrees" if difference.agrees else "differs", difference), begin)
@@ -238,24 +258,48 @@ class Check:
                 " is wrong, no pass"
             )
 
+    def _add(self, stage: StageResult) -> None:
+        self.report.stages.append(stage)
+        self.on_stage(stage)
+
     def _enter(self, stage: str, outcome: Outcome, begin: float) -> None:
         seconds = time.perf_counter() - begin
         status = "fails" if outcome.kind == "breaks" else outcome.kind
         ratio = outcome.difference.ratio
-        self.report.stages.append(StageResult(stage, status, str(outcome), ratio, seconds))
+        sample = f"on samples: {self.sample}" if self._sampling and stage != "so" else ""
+        self._add(StageResult(stage, status, str(outcome), ratio, seconds, sample))
 
     def _outcome(self, module: ModuleOp, ctx: StepwellContext, interface: Interface) -> Outcome:
-        return outcome_of_run(module, ctx, self.inputs, self.want, self.exact, interface, self._fuel)
+        if self._sampling:
+            return self._sampled_outcome(module, ctx, interface)
+        seconds = self._seconds * (_REFERENCE if self._level_name in _WHOLE else 1.0)
+        return outcome_of_run(module, ctx, self.inputs, self.want, self.exact, interface, seconds)
+
+    def _sampled_outcome(self, module: ModuleOp, ctx: StepwellContext, interface: Interface) -> Outcome:
+        """Of a level that takes too long as a whole."""
+        assert self.kernels is not None, "there is something to compare the kernels with"
+        try:
+            verify_module(module)
+            self.sample = run_sampled(
+                module, ctx, self.inputs, self.kernels, interface, self._seconds, self._only
+            )
+        except CANNOT_RUN:
+            raise
+        except Exception as error:  # IR that is wrong enough to break the interpreter itself
+            return Outcome("fails", message=one_line(error))
+        if self.sample.wrong is not None:
+            return Outcome("differs", self.sample.wrong.difference, str(self.sample.wrong))
+        difference = compare(self.sample.results, self.want, self.exact)
+        return Outcome("agrees" if difference.agrees else "differs", difference)
 
     def _skip(self, stage: str, error: Exception) -> None:
-        why = "too long for the interpreter; --thorough runs it"
-        self.report.stages.append(
-            StageResult(stage, "skipped", why if isinstance(error, OutOfFuel) else one_line(error))
-        )
+        why = "too long for the interpreter; a larger --time-limit or --thorough runs it"
+        self._add(StageResult(stage, "skipped", why if isinstance(error, OutOfFuel) else one_line(error)))
 
     def _level(self, compilation: Compilation, level: str) -> bool:
         """Lower to `level` and compare; True if the next level is to be looked at."""
         begin = time.perf_counter()
+        compilation.after_pass = lambda level, name: self._after_pass(compilation, level, name)
         try:
             compilation.lower_to(level)
         except InternalError as error:
@@ -269,25 +313,54 @@ class Check:
                 raise
             self._enter(level, Outcome("breaks", message=str(error)), begin)
             return False
-        self.progress(level, "run")
         self.interface = interface_of(compilation.module, self.interface)
         try:
-            outcome = self._outcome(compilation.module, compilation.ctx, self.interface)
+            outcome = self._outcome_within(level, compilation.module, compilation.ctx)
         except CANNOT_RUN as error:
             self._skip(level, error)
             return True
+        finally:
+            if level == "kernels":
+                self.kernels = Kernels(compilation.module, compilation.ctx)
         self._enter(level, outcome, begin)
         if outcome.is_bad:
             self._locate(level, compilation)
         return not outcome.is_bad
 
+    def _after_pass(self, compilation: Compilation, level: str, name: str) -> None:
+        """The last pass that changes what kernels take makes the kernels that samples are compared with."""
+        if name != _SIGNATURES or self.kernels is None:
+            return
+        module, ctx = compilation.module.clone(), _copy_of(compilation.ctx)
+        self._level_name = _WHOLE[-1]
+        try:
+            outcome = self._outcome(module, ctx, interface_of(module, self.interface))
+        except CANNOT_RUN:
+            return
+        if not outcome.is_bad:
+            self.kernels = Kernels(module, ctx)
+
+    def _outcome_within(self, level: str, module: ModuleOp, ctx: StepwellContext) -> Outcome:
+        """The outcome of a level: as a whole, or on samples if that takes too long, as all levels below do then."""
+        self._level_name = level
+        if self.samples and self.kernels and level not in _WHOLE:
+            self._sampling = True
+        self.progress(level, "run on samples" if self._sampling else "run")
+        try:
+            return self._outcome(module, ctx, self.interface)
+        except OutOfFuel:
+            if self._sampling or not self.kernels:
+                raise
+            self._sampling = True
+            self.progress(level, "run on samples")
+            return self._outcome(module, ctx, self.interface)
+
     def _ll(self, compilation: Compilation) -> bool:
         """The text of LLVM IR, read back and run."""
-        self.progress("ll", "run")
         begin = time.perf_counter()
         try:
             module = through_ll(compilation.module, compilation.ctx)
-            outcome = self._outcome(module, compilation.ctx, self.interface)
+            outcome = self._outcome_within("ll", module, compilation.ctx)
         except CANNOT_RUN as error:
             self._skip("ll", error)
             return True
@@ -333,6 +406,10 @@ class Check:
 
     def _locate(self, level: str, compilation: Compilation) -> None:
         """Name the pass of `level` that breaks it."""
+        self._level_name = level
+        wrong = self.sample.wrong if self._sampling and self.sample is not None else None
+        if self._sampling:
+            self._only = wrong.kernel if wrong is not None else ""
         stages = compilation._stages(level)
         applied = [
             s for before in LEVELS[self.start : LEVELS.index(level)] for s in compilation._stages(before)
@@ -358,7 +435,10 @@ class Check:
                     level, str(stage), outcome, print_pipeline([*prefix, stage]), prefix, [stage], False
                 )
                 self._locate_rewrite(finding, before, ctx, stage, interface)
-                self._locate_layer(finding, before, module, ctx)
+                if wrong is not None:
+                    finding.kernel, finding.layer = wrong.kernel, ", ".join(wrong.layers)
+                elif not self._sampling:
+                    self._locate_layer(finding, before, module, ctx)
                 return
         self.report.finding = Finding(level, str(stages[-1]), "the passes one by one do not show it")
 
@@ -396,7 +476,7 @@ class Check:
         good, bad = _Values(self.layers.order), _Values(self.layers.order)
         for module, values in ((before, good), (after, bad)):
             try:
-                run_module(module, ctx, self.inputs, self.interface, values.observe, self._fuel)
+                run_module(module, ctx, self.inputs, self.interface, values.observe, seconds=self._seconds)
             except FAILURES:
                 pass  # up to where it stops
             except Exception:  # IR that is wrong enough to break the interpreter itself

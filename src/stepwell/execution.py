@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from math import inf
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -75,13 +76,18 @@ def run_module(
     interface: Interface | None = None,
     observer: Observer | None = None,
     fuel: float = inf,
+    seconds: float = inf,
 ) -> list[Any]:
-    """What `module` gives for `inputs`, by the interpreter of its level; `OutOfFuel` after `fuel` blocks."""
+    """
+    What `module` gives for `inputs`, by the interpreter of its level; `OutOfFuel` after `fuel` blocks or `seconds` of
+    processor time.
+    """
+    deadline = process_time() + seconds
     if main_of(module) is None:
         known = interface_of(module, interface)
-        return list(interpret_llvm(module, inputs, ctx, known.arguments, known.results, fuel))
+        return list(interpret_llvm(module, inputs, ctx, known.arguments, known.results, fuel, deadline))
     machine = Machine(module, ctx)
-    machine.observer, machine.fuel = observer, fuel
+    machine.observer, machine.fuel, machine.deadline = observer, fuel, deadline
     # A wrong decision about buffers may write to an input.
     return run_main(machine, [np.array(x) if isinstance(x, np.ndarray) else x for x in inputs])
 

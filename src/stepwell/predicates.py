@@ -4,6 +4,7 @@ import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,13 @@ def outcome_of_run(
     want: Sequence[Any],
     exact: Sequence[Any] | None,
     interface: Interface,
-    fuel: float,
+    seconds: float = inf,
+    fuel: float = inf,
 ) -> Outcome:
     """Run `module` and compare; an invalid or failing module is an outcome, one of `CANNOT_RUN` is not."""
     try:
         verify_module(module)
-        got = run_module(module, ctx, inputs, interface, fuel=fuel)
+        got = run_module(module, ctx, inputs, interface, fuel=fuel, seconds=seconds)
     except CANNOT_RUN:
         raise
     except Exception as error:  # IR that is wrong enough to break the interpreter itself
@@ -110,7 +112,7 @@ class Miscompile:
         except Exception as error:
             return Outcome("breaks", message=one_line(error))
         try:
-            return outcome_of_run(module, own, inputs, want, exact, interface, 20 * _FUEL)
+            return outcome_of_run(module, own, inputs, want, exact, interface, fuel=20 * _FUEL)
         except OutOfFuel as error:
             return Outcome("fails", message=one_line(error))
         except UnsupportedOperation as error:

@@ -54,6 +54,24 @@ def test_the_guilty_pass_is_named_and_the_module_reduced(number, selected, tmp_p
     assert stepwell_opt.main(["--run-reproducer", str(reproducer)]) == 0
 
 
+_SAMPLED = [mutant for mutant in MUTANTS if mutant.stage in ("loops", "memref", "llvm", "ll")]
+
+
+@pytest.mark.parametrize("number", range(len(_SAMPLED)), ids=[mutant.name for mutant in _SAMPLED])
+def test_the_guilty_pass_is_named_on_samples(number, selected):
+    """As of a model whose levels take too long to be run as a whole."""
+    selected(number)
+    mutant = _SAMPLED[number]
+    check = Check(
+        Options(opt_level=mutant.opt_level), reduce_s=0, last=mutant.stage, samples=True, stage_s=1.0
+    )
+    with mutant.active():
+        report = check.run(mutant.model().SerializeToString())
+    assert report.finding is not None, "nothing was found"
+    assert report.finding.pass_name.split("{")[0] == mutant.guilty
+    assert report.stages[-1].sample.startswith("on samples")
+
+
 def _reduced_by_the_tool(mutant: Mutant, model: bytes, pipeline: str, folder: Path) -> None:
     compilation = Compilation(Options(opt_level=mutant.opt_level))
     compilation.read(model)
@@ -80,6 +98,15 @@ def test_nothing_is_found_in_a_sound_compiler(number, selected, tmp_path, capsys
     assert report["agrees"] and report["finding"] is None
     statuses = {stage["name"]: stage["status"] for stage in report["stages"]}
     assert statuses["ll"] == statuses["so"] == "agrees"
+
+
+@pytest.mark.parametrize("number", range(len(_MODELS)), ids=[model.__name__ for model in _MODELS])
+def test_nothing_is_found_on_samples_of_a_sound_compiler(number, selected):
+    selected(number)
+    report = Check(Options(), last="ll", samples=True, stage_s=1.0).run(_MODELS[number]().SerializeToString())
+    assert report.agrees
+    assert [stage.name for stage in report.stages if stage.sample] == ["loops", "memref", "llvm", "ll"]
+    assert all(stage.status in ("reference", "agrees") for stage in report.stages)
 
 
 def test_the_corpus_covers_every_level():

@@ -39,7 +39,7 @@ ORDER = (
     ("runtime",),
     ("registry",),
     ("pipeline_text", "pipelines", "plugins", "skeletons", "costs"),
-    ("comparison", "execution", "predicates", "reduction", "native_check", "checking", "compiler", "session", "worker", "__init__"),
+    ("comparison", "execution", "predicates", "reduction", "native_check", "sampling", "checking", "compiler", "session", "worker", "__init__"),
     ("explore", "language_server"),
     ("tools",),
 )  # fmt: skip
