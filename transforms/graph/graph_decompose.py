@@ -184,42 +184,38 @@ def _einsum_operand(
 ) -> tuple[SSAValue, str]:
     """`value` with each letter once, and those summed that nobody else has."""
     for axis in sorted(set(axes)):
-        if axes.count(axis) == 2 and len(axes) == 2:
-            shape = static_shape(value)
-            if shape is None:
-                raise unsupported(op, "a diagonal of unknown extent", "give the extents with --dim")
-            eye = emitter.constant(
-                np.eye(shape[0], dtype=numpy_dtype(element_type(value))), element_type(value)
-            )
-            value = emitter.make("ReduceSum", emitter.make("Mul", value, eye), emitter.ints([1]), keepdims=0)
-            axes = axis
-        elif axes.count(axis) > 1:
-            value, axes = _diagonal(value, axes, axis, op, emitter)
+        if axes.count(axis) > 1:
+            value, axes = _diagonal(value, axes, axis, emitter)
     for axis in sorted(set(axes) - set("".join(others))):
         value = emitter.make("ReduceSum", value, emitter.ints([axes.index(axis)]), keepdims=0)
         axes = axes.replace(axis, "")
     return value, axes
 
 
-def _diagonal(value: SSAValue, axes: str, axis: str, op: GraphOp, emitter: Emitter) -> tuple[SSAValue, str]:
-    # The diagonal of two axes brought to the end: mask by the unit matrix, sum over the last.
-    shape = static_shape(value)
-    if shape is None:
-        raise unsupported(op, "a diagonal of unknown extent", "give the extents with --dim")
+def _diagonal(value: SSAValue, axes: str, axis: str, emitter: Emitter) -> tuple[SSAValue, str]:
+    # The diagonal of two axes brought to the end: nothing else is kept, and the sum over the last is taken.
     while axes.count(axis) > 1:
         first = axes.index(axis)
         second = axes.index(axis, first + 1)
         order = [place for place in range(len(axes)) if place not in (first, second)] + [first, second]
         value = emitter.make("Transpose", value, perm=order)
         axes = "".join(axes[place] for place in order)
-        extent = shape[first]
-        shape = [shape[place] for place in order][:-1]
-        eye = emitter.constant(np.eye(extent, dtype=numpy_dtype(element_type(value))), element_type(value))
-        value = emitter.make(
-            "ReduceSum", emitter.make("Mul", value, eye), emitter.ints([len(axes) - 1]), keepdims=0
-        )
+        # Not a product with 1 and 0: an infinity beside the diagonal would make it NaN.
+        kept = emitter.make("Where", _unit_mask(value, emitter), value, emitter.scalar(value, 0))
+        value = emitter.make("ReduceSum", kept, emitter.ints([len(axes) - 1]), keepdims=0)
         axes = axes[:-1]
     return value, axes
+
+
+def _unit_mask(value: SSAValue, emitter: Emitter) -> SSAValue:
+    """Where the last two indices of `value` are equal."""
+    extent = list(dims_of(value.type))[-1]
+    if isinstance(extent, int):
+        return emitter.constant(np.eye(extent, dtype=bool))
+    count = emitter.make("Squeeze", emitter.make("Shape", value, start=-1))
+    zero, one = (emitter.constant(np.array(number, np.int64)) for number in (0, 1))
+    places = emitter.make("Range", zero, count, one)
+    return emitter.make("Equal", emitter.make("Unsqueeze", places, emitter.ints([1])), places)
 
 
 def _contract(

@@ -83,3 +83,21 @@ def test_a_causal_convolution_is_that_of_the_standard_s_body(activation):
             np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(stepwell.RunError):
         late(values[0], values[1], values[2], np.zeros((2, 1, 3), np.float32))
+
+
+@pytest.mark.parametrize("equation", ["ii->i", "bii->bi", "ibi->", "iji->ji"])
+def test_diagonals_keep_what_lies_beside_them_out(equation):
+    side = equation.partition("->")[0]
+    rank = len(equation.partition("->")[2])
+    node = helper.make_node("Einsum", ["x"], ["y"], equation=equation)
+    inputs = {"x": [f"x{i}" for i in range(len(side))]}
+    model = stepwell.compile(model_of([node], inputs, {"y": [None] * rank}), cache=False)
+    for extents in ({"i": 3, "b": 2, "j": 4}, {"i": 5, "b": 1, "j": 1}):
+        x = np.full([extents[letter] for letter in side], np.inf, np.float32)
+        places = np.indices(x.shape)
+        first, last = side.index("i"), side.rindex("i")
+        on = places[first] == places[last]
+        x[on] = np.arange(on.sum())
+        np.testing.assert_array_equal(model(x), np.einsum(equation, x))
+    with pytest.raises(stepwell.RunError):
+        model(np.zeros([2 + place for place in range(len(side))], np.float32))
