@@ -34,6 +34,9 @@ On a declaration: a kernel that the C runtime defines. It is called as any kerne
 tile; `interpreter.runtime` says what it means.
 """
 
+ALIAS_KEY = "stepwell.may_alias"
+"""On an argument of a kernel: its buffer may overlap another argument's, so it is not `noalias`."""
+
 _LISTS = ("parallel", "vector", "order")
 
 

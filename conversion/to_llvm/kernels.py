@@ -36,13 +36,11 @@ from stepwell.conversion.to_llvm.memory import MEMORY
 from stepwell.conversion.to_llvm.scalars import SCALARS
 from stepwell.diagnostics import unsupported
 from stepwell.dialects.llvm import FuncOp
-from stepwell.dialects.schedule import RUNTIME_KEY
+from stepwell.dialects.schedule import ALIAS_KEY, RUNTIME_KEY
 from stepwell.dialects.stepwell import TARGET_KEY, TargetAttr
 
 KERNEL_KEY = "stepwell.kernel"
 SCRATCH_KEY = "stepwell.scratch_bytes"
-ALIAS_KEY = "stepwell.may_alias"
-"""On an argument: its buffer may overlap another argument's, so it is not `noalias`."""
 
 KERNEL_TYPE = LLVMFunctionType([PTR, PTR, i64, i64, PTR])
 """`void k(void *const *buffers, const int64_t *dims, int64_t begin, int64_t end, void *scratch)`."""

@@ -1,12 +1,14 @@
 """Give every intermediate buffer of the host function its place in one arena."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from xdsl.context import Context
 from xdsl.dialects import arith, func, memref
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
+    ArrayAttr,
+    DictionaryAttr,
     IndexType,
     IntegerAttr,
     MemRefType,
@@ -20,8 +22,9 @@ from xdsl.passes import ModulePass
 from xdsl.traits import IsTerminator
 
 from stepwell.dialects.memref import ALIGNMENT
-from stepwell.dialects.schedule import ArenaOp
+from stepwell.dialects.schedule import ALIAS_KEY, ArenaOp, LaunchOp
 from stepwell.remarks import applied, counted, listening, missed
+from stepwell.transforms.memref.in_place import may_write_over
 from stepwell.transforms.memref.recompute import Recompute, element_bytes
 
 OUTPUT_KEY, DYNAMIC_KEY = "stepwell.output", "stepwell.dynamic"
@@ -29,6 +32,7 @@ ARENA_KEY, LIVE_KEY = "stepwell.arena_bytes", "stepwell.live_bytes"
 _INDEX = IndexType()
 _REPLACEMENTS = 20_000
 """Buffers that may be placed again to mend a plan: about 0.1 s; the networks of docs/performance.md need 2,000."""
+_RESHAPES = ("memref.cast", "memref.collapse_shape", "memref.expand_shape")
 _VIEWS = (
     "memref.cast",
     "memref.collapse_shape",
@@ -41,9 +45,12 @@ _VIEWS = (
 
 @dataclass(eq=False)
 class _Buffer:
-    """A buffer to place: `first` and `last` are the positions of the ops of the entry block that use it."""
+    """
+    A buffer to place: `first` and `last` are the positions of the ops of the entry block that use it. `allocs` are
+    those that it takes the place of: one, or several of which each is written over the one before it.
+    """
 
-    alloc: memref.AllocOp
+    allocs: list[memref.AllocOp]
     first: int
     last: int
     size: SSAValue | int = 0
@@ -72,7 +79,8 @@ class _Slot:
 class PlanMemoryPass(ModulePass):
     """
     Turn the `memref.alloc`s of the host function into views of one `schedule.arena`, buffers that do not live
-    at the same time sharing bytes; outputs stay. A size that does not follow from the extents of the inputs
+    at the same time sharing bytes, and an output of a launch lying over an input that dies there where
+    `may_write_over` allows it; outputs stay. A size that does not follow from the extents of the inputs
     leaves a `memref.alloc {stepwell.dynamic}`. Notes the static bytes taken and the most that live at once, which
     no plan can go below, as `stepwell.arena_bytes` and `stepwell.live_bytes`.
     Requires: buffers. Ensures: every `memref.alloc` is an output or dynamic.
@@ -111,7 +119,7 @@ def _plan(function: func.FuncOp) -> None:
             alloc.attributes[DYNAMIC_KEY] = UnitAttr()
             missed(alloc, f"a buffer is allocated in every run: {_why_dynamic(interval)}")
             continue
-        buffer = _Buffer(alloc, *interval)
+        buffer = _Buffer([alloc], *interval)
         type = alloc.memref.type
         assert isinstance(type, MemRefType)
         sizes = iter(alloc.dynamic_sizes)
@@ -120,6 +128,7 @@ def _plan(function: func.FuncOp) -> None:
         (static if isinstance(buffer.size, int) else dynamic).append(buffer)
     if not static and not dynamic:
         return
+    static, dynamic = _shared_in_place(function, positions, static, dynamic)
     total = _place(static)
     function.attributes[ARENA_KEY] = IntegerAttr(total, i64)
     function.attributes[LIVE_KEY] = IntegerAttr(alive := _most_alive(static), i64)
@@ -144,16 +153,124 @@ def _plan(function: func.FuncOp) -> None:
     arena.buffer.name_hint = "arena"
     block.insert_op_before(arena, start)
     for buffer, offset in zip((*static, *dynamic), offsets, strict=True):
-        alloc = buffer.alloc
-        type = alloc.memref.type
-        assert isinstance(type, MemRefType) and alloc.parent is not None
-        view = memref.ViewOp(arena.buffer, offset, alloc.dynamic_sizes, type)
-        view.location = alloc.location
-        view.result.name_hint = alloc.memref.name_hint
-        alloc.parent.insert_op_before(view, alloc)
-        alloc.memref.replace_all_uses_with(view.result)
-        alloc.detach()
-        alloc.erase()
+        for alloc in buffer.allocs:
+            _into_view(alloc, arena.buffer, offset)
+
+
+def _into_view(alloc: memref.AllocOp, arena: SSAValue, offset: SSAValue) -> None:
+    """Put a view of the arena into the place of `alloc`."""
+    type = alloc.memref.type
+    assert isinstance(type, MemRefType) and alloc.parent is not None
+    view = memref.ViewOp(arena, offset, alloc.dynamic_sizes, type)
+    view.location = alloc.location
+    view.result.name_hint = alloc.memref.name_hint
+    alloc.parent.insert_op_before(view, alloc)
+    alloc.memref.replace_all_uses_with(view.result)
+    alloc.detach()
+    alloc.erase()
+
+
+def _shared_in_place(
+    function: func.FuncOp, positions: dict[Operation, int], static: list[_Buffer], dynamic: list[_Buffer]
+) -> tuple[list[_Buffer], list[_Buffer]]:
+    """
+    The buffers, where a launch may write its output over an input that nothing reads after it one for the two.
+    The arguments of a kernel that is launched so are marked: they are not `noalias`.
+    """
+    module = function.parent_op()
+    assert isinstance(module, ModuleOp)
+    kernels = {op.sym_name.data: op for op in module.body.block.ops if isinstance(op, func.FuncOp)}
+    buffer_of: dict[SSAValue, _Buffer] = {b.allocs[0].memref: b for b in (*static, *dynamic)}
+    proved: dict[tuple[str, int, int], bool] = {}
+    gone: set[_Buffer] = set()
+    for launch, position in positions.items():
+        if not isinstance(launch, LaunchOp):
+            continue
+        name = launch.callee.root_reference.data
+        kernel = kernels.get(name)
+        if kernel is None or kernel.is_declaration:
+            continue
+        paired: set[int] = set()  # of two inputs that die only one can lie below an output
+        for read, written in _dying_and_born(launch, position, positions, buffer_of):
+            if read in paired or written in paired:
+                continue
+            if (key := (name, read, written)) not in proved:
+                args = kernel.body.block.args
+                proved[key] = may_write_over(kernel, args[read], args[written])
+            if not proved[key]:
+                continue
+            paired |= {read, written}
+            roots = [_whole_buffer(launch.arguments[at]) for at in (read, written)]
+            before, after = (buffer_of[root] for root in roots if root is not None)
+            _mark_aliases(kernel, (read, written))
+            before.last = after.last
+            before.allocs += after.allocs
+            gone.add(after)
+            for alloc in after.allocs:
+                buffer_of[alloc.memref] = before
+    return [b for b in static if b not in gone], [b for b in dynamic if b not in gone]
+
+
+def _dying_and_born(
+    launch: LaunchOp, position: int, positions: dict[Operation, int], buffer_of: dict[SSAValue, _Buffer]
+) -> Iterator[tuple[int, int]]:
+    """
+    The numbers of two arguments of one type: a whole buffer that is not used after `launch`, and one that is
+    not used before. No other argument lies in either.
+    """
+    roots = [_root(argument) for argument in launch.arguments]
+    whole = [
+        (at, root, buffer_of[root])
+        for at, argument in enumerate(launch.arguments)
+        if (root := _whole_buffer(argument)) in buffer_of and roots.count(root) == 1
+    ]
+    types = [argument.type for argument in launch.arguments]
+    for read, _, before in whole:
+        if before.last != position:
+            continue
+        for written, root, after in whole:
+            # Equal types have equal sizes; those that are known at run time must be one value as well.
+            if types[read] != types[written] or before.size != after.size or before is after:
+                continue
+            assert root is not None
+            if _first_use(root, positions) == position:
+                yield read, written
+
+
+def _root(value: SSAValue) -> SSAValue:
+    """The buffer that `value` is a view of."""
+    while isinstance(value.owner, Operation) and value.owner.name in _VIEWS:
+        value = value.owner.operands[0]
+    return value
+
+
+def _whole_buffer(value: SSAValue) -> SSAValue | None:
+    """The buffer all of which `value` is a view of."""
+    while isinstance(value.owner, Operation) and value.owner.name in _RESHAPES:
+        value = value.owner.operands[0]
+    return value if isinstance(value.owner, memref.AllocOp) else None
+
+
+def _first_use(buffer: SSAValue, positions: dict[Operation, int]) -> int:
+    """The position of the first op that reads or writes `buffer`."""
+    first, todo = len(positions), [buffer]
+    while todo:
+        for use in todo.pop().uses:
+            if use.operation.name in _VIEWS:
+                todo.extend(use.operation.results)
+            elif use.operation.name != "memref.dim":
+                first = min(first, positions[_outermost(use.operation, positions)])
+    return first
+
+
+def _mark_aliases(kernel: func.FuncOp, arguments: tuple[int, ...]) -> None:
+    count = len(kernel.body.block.args)
+    given = kernel.arg_attrs.data if kernel.arg_attrs is not None else [DictionaryAttr({})] * count
+    marked = [
+        DictionaryAttr({**attrs.data, ALIAS_KEY: UnitAttr()}) if at in arguments else attrs
+        for at, attrs in enumerate(given)
+    ]
+    kernel.properties["arg_attrs"] = ArrayAttr(marked)
 
 
 def _index(recompute: Recompute, value: SSAValue | int) -> SSAValue:

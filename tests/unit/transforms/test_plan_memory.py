@@ -21,7 +21,7 @@ RESIDUAL = [
 
 
 def _buffers(rows: list[tuple[int, int, int]]) -> list[_Buffer]:
-    return [_Buffer(None, first, last, size * 1024) for first, last, size in rows]  # pyright: ignore
+    return [_Buffer([], first, last, size * 1024) for first, last, size in rows]
 
 
 def _overlaps(buffers: list[_Buffer]) -> list[tuple[_Buffer, _Buffer]]:
