@@ -74,7 +74,7 @@ class TensorInfo:
 class _Frame:
     """What one call needs: a context and, ready filled but for data and unknown extents, its arguments."""
 
-    __slots__ = ("arguments", "array", "context", "shapes", "words")
+    __slots__ = ("arguments", "array", "context", "results", "seen", "shapes", "symbols", "words")
 
     def __init__(self, context: int, inputs: list["_Slot"], outputs: list["_Slot"]):
         self.context = context
@@ -91,6 +91,10 @@ class _Frame:
         )
         self.words = memoryview(self.array)  # pyright: ignore[reportArgumentType]
         self.shapes: list[int] = []
+        self.seen: list[Any] = [None] * len(inputs)
+        """The shapes of the last inputs that fitted the signature; what follows from them:"""
+        self.symbols: dict[str, int] = {}
+        self.results: list[tuple[_Slot, tuple[int, ...] | None]] = []
         at = len(slots) * VALUE_WORDS
         for index, slot in enumerate(slots):
             word = index * VALUE_WORDS
@@ -216,13 +220,17 @@ class Model:
         Every output by name, for every input by name: an array each; of a sequence a list, of an absent optional
         None.
         """
+        return dict(zip(self._output_names, self.run_in_order(inputs), strict=True))
+
+    def run_in_order(self, inputs: Mapping[str, Any]) -> list[Any]:
+        """What `run` gives, as a list in the order of `outputs`."""
         try:
             values = [inputs[name] for name in self._input_names]
         except (KeyError, IndexError, TypeError):
             raise self._wrong_names(inputs) from None
         if len(inputs) != len(values):
             raise self._wrong_names(inputs)
-        return dict(zip(self._output_names, self._run(values), strict=True))
+        return self._run(values)
 
     def __call__(self, *values: Any) -> Any:
         """The outputs for the inputs in order: one as it is, several as a tuple."""
@@ -267,7 +275,10 @@ class Model:
 
     def _new_frame(self, flags: int = 0) -> _Frame:
         context = self._library.create_context(self.threads, self._flags | flags)
-        return _Frame(context, self._inputs, self._outputs)
+        frame = _Frame(context, self._inputs, self._outputs)
+        if not self._inputs:
+            self._bind_shapes(frame, [])
+        return frame
 
     def _run(self, values: Any) -> list[Any]:
         try:
@@ -304,42 +315,35 @@ class Model:
         if self._has_values:
             return self._run_values(frame, values)
         words = frame.words
-        symbols: dict[str, int] = {}
-        keep = []  # arrays made here must outlive the call
-        for slot, value in zip(self._inputs, values, strict=True):
+        arrays: list[np.ndarray] = []  # those made here must outlive the call
+        keep: list[Any] = []
+        new_shapes = False
+        for slot, value, shape in zip(self._inputs, values, frame.seen, strict=True):
             if value.__class__ is not _ndarray:
                 value = _adopt(slot, value)
             if value.dtype is not slot.dtype and value.dtype != slot.dtype:
                 value = _as_objects(slot, value)
-            shape = value.shape
-            if shape != slot.shape:
-                _bind(slot, shape, symbols)
-                start = frame.shapes[slot.index]
-                for axis in slot.open_axes:
-                    words[start + axis] = shape[axis]
+            if value.shape != shape:
+                new_shapes = True
             if not value.flags.c_contiguous:
                 value = _contiguous(slot, value)
+            arrays.append(value)
             if slot.text:
                 value, data = string_table(shown(slot.info.name), value)
-                keep.append(data)
-            keep.append(value)
+                keep += value, data
             words[slot.at_data] = _address(value)
+        if new_shapes:
+            self._bind_shapes(frame, [array.shape for array in arrays])
         results: list[Any] = []
-        for slot in self._outputs:
-            if slot.evaluate is None:
+        for slot, shape in frame.results:
+            if shape is None:
                 words[slot.at_data] = words[slot.at_data + (TEXT_SHAPE if slot.text else SHAPE) - DATA] = 0
                 results.append(None)
                 continue
-            shape = slot.shape
             try:
-                if slot.open_axes:
-                    shape = slot.evaluate(symbols)
-                    start = frame.shapes[slot.index]
-                    for axis in slot.open_axes:
-                        words[start + axis] = shape[axis]
                 result = _empty(shape, slot.dtype)
-            except (ArithmeticError, MemoryError, ValueError) as error:
-                raise _no_output(slot, symbols, error) from None
+            except (MemoryError, ValueError) as error:
+                raise _no_output(slot, frame.symbols, error) from None
             results.append(result)
             words[slot.at_data] = _address(result)
         if self._library.run(*frame.arguments):
@@ -349,6 +353,33 @@ class Model:
                 if slot.evaluate is None:
                     results[index] = _copy_output(slot, words, slot.at_data - DATA)
         return results
+
+    def _bind_shapes(self, frame: _Frame, shapes: list[tuple[int, ...]]) -> None:
+        """Check the inputs' shapes, and note in the frame the extents that follow from them."""
+        frame.seen = [None] * len(shapes)
+        words, symbols = frame.words, frame.symbols
+        symbols.clear()
+        for slot, shape in zip(self._inputs, shapes, strict=True):
+            if shape != slot.shape:
+                _bind(slot, shape, symbols)
+                start = frame.shapes[slot.index]
+                for axis in slot.open_axes:
+                    words[start + axis] = shape[axis]
+        frame.results = [(slot, self._output_shape(frame, slot)) for slot in self._outputs]
+        frame.seen = shapes
+
+    def _output_shape(self, frame: _Frame, slot: _Slot) -> tuple[int, ...] | None:
+        """The shape of an output for the frame's symbols; None where only the run tells."""
+        if slot.evaluate is None or not slot.open_axes:
+            return None if slot.evaluate is None else slot.shape
+        try:
+            shape = slot.evaluate(frame.symbols)
+            start = frame.shapes[slot.index]
+            for axis in slot.open_axes:
+                frame.words[start + axis] = shape[axis]
+        except (ArithmeticError, ValueError) as error:
+            raise _no_output(slot, frame.symbols, error) from None
+        return shape
 
     def _wrong_names(self, inputs: Any) -> RunError:
         expected = shown(", ".join(self._input_names)) or "none"

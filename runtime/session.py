@@ -169,6 +169,7 @@ class InferenceSession(ABC):
         )
         self._model_path = None if isinstance(path_or_bytes, bytes) else os.fspath(path_or_bytes)
         self._output_names = [info.name for info in self._model.outputs]
+        self._places = {name: place for place, name in enumerate(self._output_names)}
 
     @abstractmethod
     def compile_model(
@@ -194,11 +195,15 @@ class InferenceSession(ABC):
         self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None
     ) -> list[Any]:
         """The outputs named, in the order named; all of them for None (or an empty list)."""
-        results = self._model.run({name: self._array(name, value) for name, value in input_feed.items()})
+        for value in input_feed.values():
+            if isinstance(value, list):
+                input_feed = {name: self._array(name, value) for name, value in input_feed.items()}
+                break
+        results = self._model.run_in_order(input_feed)
         if not output_names:
-            return list(results.values())
+            return results
         try:
-            return [results[name] for name in output_names]
+            return [results[self._places[name]] for name in output_names]
         except KeyError as error:
             names = shown(", ".join(self._output_names))
             raise RunError(

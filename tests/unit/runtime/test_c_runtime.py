@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import onnx.numpy_helper
 import onnx.parser
 import pytest
 
@@ -167,3 +168,35 @@ def build_sanitized(clang, described: dict, name: str, program: str, sanitizer: 
 def test_sanitizers_are_silent(clang, signatures, tmp_path, name, program, sanitizer):
     binary = build_sanitized(clang, signatures[name], name, program, sanitizer, tmp_path)
     call([binary, "1000"], env={"ASAN_OPTIONS": "detect_leaks=1", "TSAN_OPTIONS": "halt_on_error=1"})
+
+
+WATCHED = """
+<ir_version: 8, opset_import: ["" : 17]>
+watched (float[n, 64] x, float[64, 96] w) => (BODY_OUT) {
+  h = MatMul (x, w)
+  s = Softmax <axis = 1> (h)
+  BODY
+}"""
+
+
+@pytest.mark.parametrize(
+    ("out", "body"),
+    [
+        ("float[n, 64] y", "t = Transpose <perm = [1, 0]> (w)\n  y = MatMul (s, t)"),
+        (
+            "int64[2, found] y",
+            "zero = Constant <value_float = 0.02> ()\n  g = Greater (s, zero)\n  y = NonZero (g)",
+        ),
+    ],
+    ids=["extents of the inputs", "extents from data"],
+)
+def test_runs_allocate_nothing_after_the_first(clang, tmp_path, out, body):
+    model = onnx.parser.parse_model(WATCHED.replace("BODY_OUT", out).replace("BODY", body))
+    weights = np.random.default_rng(0).normal(size=(64, 96)).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    del model.graph.input[1]
+    library = tmp_path / "libwatched.so"
+    stepwell.compile(model).save(library)
+    program = tmp_path / "heap"
+    call([*clang, *WARNINGS, HERE / "heap.c", library, "-o", program])
+    assert call([program], env={"LD_LIBRARY_PATH": str(tmp_path)}) == "0\n"

@@ -344,3 +344,22 @@ def test_many_symbols_are_checked_in_c(build):
     assert model._library.run(*frame.arguments) == 1
     assert "expected a tensor of float32" in model._library.error_text(frame.context)
     model._library.destroy(frame.context)
+
+
+def test_shapes_that_change_from_call_to_call(affine):
+    for rows in (3, 1, 3, 7, 0, 7):
+        x = np.arange(rows * 4, dtype=np.float32).reshape(rows, 4)
+        assert np.array_equal(affine(x), 2 * x + BIAS)
+        with pytest.raises(RunError, match="axis 1"):
+            affine(np.zeros((rows, 5), np.float32))
+        assert np.array_equal(affine(x), 2 * x + BIAS)
+
+
+def test_symbols_are_checked_when_one_input_keeps_its_shape(build):
+    model = load(build("sums"))
+    two, three = np.ones((2, 3), np.float32), np.ones((3, 3), np.float32)
+    assert model(two, two)[0].shape == (2, 3)
+    for a, b in ((two, three), (three, two), (two, three)):
+        with pytest.raises(RunError, match="'n' is"):
+            model(a, b)
+    assert model(three, three)[0].shape == (3, 3)
