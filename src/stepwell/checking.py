@@ -490,7 +490,12 @@ class Check:
     ) -> Finding:  # fmt: skip
         finding = Finding(stage, name, str(outcome), pipeline=pipeline)
         self.report.finding = finding
-        if self.reduce_s > 0:
+        if self.reduce_s > 0 and self._sampling:
+            self.report.notes.append(
+                "no reproducer: a level was run on samples, and a reduction runs the model as a whole, many times; give"
+                " smaller extents with --dim, or a model of the layer alone"
+            )
+        elif self.reduce_s > 0:
             self._reduce(finding, Miscompile(list(prefix), list(suspect), through, self.seed))
         return finding
 

@@ -62,14 +62,13 @@ def test_the_guilty_pass_is_named_on_samples(number, selected):
     """As of a model whose levels take too long to be run as a whole."""
     selected(number)
     mutant = _SAMPLED[number]
-    check = Check(
-        Options(opt_level=mutant.opt_level), reduce_s=0, last=mutant.stage, samples=True, stage_s=1.0
-    )
+    check = Check(Options(opt_level=mutant.opt_level), last=mutant.stage, samples=True, stage_s=1.0)
     with mutant.active():
         report = check.run(mutant.model().SerializeToString())
     assert report.finding is not None, "nothing was found"
     assert report.finding.pass_name.split("{")[0] == mutant.guilty
     assert report.stages[-1].sample.startswith("on samples")
+    assert not report.finding.reproducer and "no reproducer" in report.notes[-1]
 
 
 def _reduced_by_the_tool(mutant: Mutant, model: bytes, pipeline: str, folder: Path) -> None:
