@@ -45,6 +45,8 @@ def _quantize_linear(low: Lowering, op: Any) -> SSAValue:
     axis, rank = low.attr(op, "axis"), low.rank(x)
     inputs = [v for v in (x, scale, zero) if v is not None]
     at = [dims(rank), *(_parameter(low, op, v, rank, axis) for v in inputs[1:])]
+    if zero is not None and not low.rank(scale):  # one for the tensor, whatever the extent is called
+        at[2] = [0] * low.rank(zero)
 
     def body(v: Scalar, s: Scalar, *z: Scalar) -> Scalar:
         if is_small(target):
@@ -70,6 +72,8 @@ def _dequantize_linear(low: Lowering, op: Any) -> SSAValue:
     axis, rank = low.attr(op, "axis"), low.rank(x)
     inputs = [v for v in (x, scale, zero) if v is not None]
     at = [dims(rank), *(_parameter(low, op, v, rank, axis) for v in inputs[1:])]
+    if zero is not None and not low.rank(scale):  # one for the tensor, whatever the extent is called
+        at[2] = [0] * low.rank(zero)
 
     def body(v: Scalar, s: Scalar, *z: Scalar) -> Scalar:
         if is_small(source):
