@@ -6,7 +6,16 @@ import onnx
 
 from stepwell.comparison import Difference
 
-KNOWN: list[tuple[str, Callable[[onnx.ModelProto, Difference], bool]]] = []
+
+def _reduces_nothing(model: onnx.ModelProto, found: Difference) -> bool:
+    reduces = any(node.op_type.startswith("Reduce") for node in model.graph.node)
+    wanted = found.why.rpartition("instead of ")[2]
+    return reduces and found.why.startswith("shape ") and "0" in wanted.strip("[]").split(", ")
+
+
+KNOWN: list[tuple[str, Callable[[onnx.ModelProto, Difference], bool]]] = [
+    ("the reduction of a tensor without elements keeps the extent that it reduces over", _reduces_nothing),
+]
 """The reason, and whether it explains a difference."""
 
 

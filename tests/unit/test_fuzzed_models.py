@@ -19,6 +19,19 @@ MODELS: dict[str, tuple[str, dict[str, tuple[Any, list[int]]]]] = {
         "(float[8,1,n] x) => (float[?,?,?] y) { y = AveragePool <kernel_shape=[1], strides=[2]> (x) }",
         {"x": (F, [8, 1, 19])},
     ),
+    # Both were refused.
+    "depth goes to space of unknown extents": (
+        "(float[a,8,b,c] x) => (float[?,?,?,?] y, float[?,?,?,?] z, float[?,?,?,?] w)"
+        "{ y = DepthToSpace <blocksize=2> (x) z = DepthToSpace <blocksize=2, mode=\"CRD\"> (x)"
+        "  w = SpaceToDepth <blocksize=2> (x) }",
+        {"x": (F, [2, 8, 4, 6])},
+    ),
+    # Merged with the sum, the copies of the scalar left nothing that told how many there are.
+    "a scalar is expanded, negated and summed": (
+        "(float x) => (float[?,?] y) <int64[3] s = {2,3,4}, int64[1] a = {1}>"
+        "{ e = Expand (x, s) n = Neg (e) y = ReduceSum <keepdims=0> (n, a) }",
+        {"x": (F, [])},
+    ),
 }  # fmt: skip
 """What it shows: the graph in ONNX's own notation, and the type and shape of every input."""
 
