@@ -513,11 +513,12 @@ def is_row_major(low: FunctionLowering, old: SSAValue) -> bool:
     if isinstance(type, MemRefType) and isinstance(type.layout, NoneAttr):
         return True
     expected: Size = 1
-    for size, stride in zip(reversed(buffer.sizes), reversed(buffer.strides), strict=True):
+    for axis in reversed(range(len(buffer.sizes))):
+        size, stride = buffer.sizes[axis], buffer.strides[axis]
         if size == 1:
             continue
         if stride != expected or not isinstance(size, int):
-            return bool(size is buffer.sizes[0] and stride == expected)
+            return axis == 0 and stride == expected
         expected = expected * size
     return True
 

@@ -32,6 +32,11 @@ MODELS: dict[str, tuple[str, dict[str, tuple[Any, list[int]]]]] = {
         "{ e = Expand (x, s) n = Neg (e) y = ReduceSum <keepdims=0> (n, a) }",
         {"x": (F, [])},
     ),
+    # A slice whose last extent was the value of its first one was taken for contiguous.
+    "a square of unknown extent is joined with columns": (
+        "(float[n,n] x, float[n,4] y) => (float[?,?] z) { z = Concat <axis=1> (x, y) }",
+        {"x": (F, [5, 5]), "y": (F, [5, 4])},
+    ),
 }  # fmt: skip
 """What it shows: the graph in ONNX's own notation, and the type and shape of every input."""
 
