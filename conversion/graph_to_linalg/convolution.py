@@ -361,8 +361,9 @@ def _turned(low: Lowering, w: SSAValue, group: int) -> SSAValue:
     w = low.reshape(w, (group, ic // group, each, *kernel))
     w = low.transpose(w, [0, 2, 1, *range(3, 3 + len(kernel))])
     d = dims(low.rank(w))
-    if all(isinstance(k, int) for k in kernel):
-        at = [*d[:3], *(d[3 + i] * -1 + (k - 1) for i, k in enumerate(kernel))]
+    known_extents = [k for k in kernel if isinstance(k, int)]
+    if len(known_extents) == len(kernel):
+        at = [*d[:3], *(d[3 + i] * -1 + (k - 1) for i, k in enumerate(known_extents))]
         w = low.map(lambda v: v, [w], low.shape(w), low.element(w), at=[at], widen=False)
     else:
         w = _read_backwards(low, w, 3)

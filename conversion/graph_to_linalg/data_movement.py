@@ -458,8 +458,8 @@ def _cropped(
 
     sides = [[parts(amount) for amount in side] for side in (before, after)]
     cut = [[c for c, _ in side] for side in sides]
-    added = [[a for _, a in side] for side in sides]
-    return low.crop(x, *cut), *added
+    before, after = ([a for _, a in side] for side in sides)
+    return low.crop(x, *cut), before, after
 
 
 def _pad_strings(low: Lowering, x: SSAValue, before: list[Dim], after: list[Dim], value: Any) -> SSAValue:

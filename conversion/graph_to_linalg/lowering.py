@@ -874,7 +874,7 @@ class Lowering:
             # Of an amount that cannot be below 0 nothing is cropped, whatever a maximum makes of it.
             cut = [[0 if is_extent(x) else maximum(0, -x) for x in side] for side in (low, high)]
             added = [[x if is_extent(x) else maximum(0, x) for x in side] for side in (low, high)]
-            return self.pad(self.crop(value, *cut), *added, filler)
+            return self.pad(self.crop(value, *cut), added[0], added[1], filler)
         element = self.element(value)
         scalar = filler if isinstance(filler, SSAValue) else self.constant(filler, element)
         shape = tuple(lo + n + hi for lo, n, hi in zip(low, own, high, strict=True))
@@ -909,7 +909,7 @@ class Lowering:
             return value
         sizes = [n - o - e for n, o, e in zip(self.shape(value), low, high, strict=True)]
         for size in sizes:
-            check_extent(self, size)
+            check_extent(self, size)  # pyright: ignore[reportArgumentType]
         return self.slice(value, low, sizes)
 
     def extract(self, value: SSAValue, indices: Sequence[int | SSAValue]) -> SSAValue:

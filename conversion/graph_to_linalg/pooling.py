@@ -219,7 +219,7 @@ def _counts(
 ) -> np.ndarray:
     """For each position of the result on `axis`, how many elements of its window count."""
     starts = np.arange(out) * window.strides[axis] - int(window.low[axis])  # pyright: ignore
-    taps = starts[:, None] + np.arange(window.extents[axis]) * window.dilations[axis]
+    taps = starts[:, None] + np.arange(window.extents[axis]) * window.dilations[axis]  # pyright: ignore
     begin, end = (-pads[axis], size + pads[len(pads) // 2 + axis]) if include_pad else (0, size)
     return ((taps >= begin) & (taps < end)).sum(1)
 
@@ -233,7 +233,7 @@ def _average_pool(low: Lowering, op: Any) -> SSAValue:
     count = len(sizes)
     shape = low.shape(total)
     include = bool(low.attr(op, "count_include_pad"))
-    full = int(np.prod(window.extents))
+    full = int(np.prod(window.extents))  # pyright: ignore
     padded = any(p != 0 for p in (*window.low, *window.high))
     if not padded or (include and not low.attr(op, "ceil_mode")):
         return low.map(lambda x: x / float(full), [total], shape, element)

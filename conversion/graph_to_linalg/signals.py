@@ -524,7 +524,7 @@ def _stft(low: Lowering, op: Any) -> SSAValue:
         element = low.result_element(op)
         return low.map(lambda v: v.cast(element), [result], low.shape(result), element, widen=False)
     lines = product((shape[0], frames))
-    flat, count = _fast(low, pieces, (lines, length, 1), int(shape[2]), length, False, onesided)
+    flat, count = _fast(low, pieces, (lines, length, 1), int(shape[2]), length, False, onesided)  # pyright: ignore
     return _narrowed(low, op, flat, (shape[0], frames, count, 2))
 
 

@@ -304,7 +304,7 @@ class _Kernel:
         operand is still in registers. Columns outside, so that all rows of the block read a panel from the nearest cache.
         """
         last = node
-        while (reader := _sole_reader(last.op)) in self.nodes and is_elementwise(reader):
+        while (reader := _sole_reader(last.op)) and reader in self.nodes and is_elementwise(reader):
             reads = [
                 m for v, m in zip(reader.inputs, maps_of(reader), strict=False) if v is last.op.results[0]
             ]

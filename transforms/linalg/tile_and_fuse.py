@@ -428,14 +428,14 @@ class _Tiling:
                 """From `start` to `end`, in steps of `size` elements (None: as many as are left)."""
                 block = Block(arg_types=[IndexType(), into.type])
                 place = block.args[0]
-                bounds = build.values([start, end, step])
+                first, beyond, by = build.values([start, end, step])
                 if constant_of(box.offsets[dim]) == 0:
                     self.aligned[place] = step
                 with build.inside(block):
                     own = build.least(build.minus(end, place), step) if size is None else size
                     last = steps(dims[1:], {**places, dim: place}, {**sizes, dim: own}, block.args[1])
                     build.add(scf.YieldOp(last.results[0]))
-                return build.add(scf.ForOp(*bounds, [into], Region(block)))
+                return build.add(scf.ForOp(first, beyond, by, [into], Region(block)))
 
             made, slices = dict(self.made), dict(self.slices)
             if isinstance(extent, int):

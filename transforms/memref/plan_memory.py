@@ -222,7 +222,7 @@ def _dying_and_born(
     whole = [
         (at, root, buffer_of[root])
         for at, argument in enumerate(launch.arguments)
-        if (root := _whole_buffer(argument)) in buffer_of and roots.count(root) == 1
+        if (root := _whole_buffer(argument)) and root in buffer_of and roots.count(root) == 1
     ]
     types = [argument.type for argument in launch.arguments]
     for read, _, before in whole:
