@@ -146,7 +146,8 @@ _ALONE = {
 def spelled_out(argv: Sequence[str] | None, parser: argparse.ArgumentParser | None = None) -> list[str]:
     """
     The arguments, with a flag whose value may be left out spelled out (`--remarks` as `--remarks=all`): argparse would
-    take the next word for its value. Long flags of `parser` may have one dash, as those of LLVM's tools.
+    take the next word for its value. Long flags of `parser` may have one dash, as those of LLVM's tools; without a
+    `parser` only `--remarks` takes a value.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     known = {flag for action in parser._actions for flag in action.option_strings} if parser else set()
@@ -155,7 +156,8 @@ def spelled_out(argv: Sequence[str] | None, parser: argparse.ArgumentParser | No
         name = word.split("=")[0]
         if len(name) > 2 and name[0] == "-" != name[1] and f"-{name}" in known:
             word = f"-{word}"
-        words.append(f"{word}={_ALONE[word]}" if word in _ALONE else word)
+        takes_value = word in _ALONE and (parser is not None or word == "--remarks")
+        words.append(f"{word}={_ALONE[word]}" if takes_value else word)
     return words
 
 

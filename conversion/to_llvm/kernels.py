@@ -98,15 +98,17 @@ class _Signature:
         return dynamic + len(self.indices)
 
 
-def _argument_attributes(func: Any, signature: _Signature, total: int) -> ArrayAttr[DictionaryAttr]:
-    """`noalias` for every buffer that is not marked otherwise."""
+def _argument_attributes(func: Any, signature: _Signature, total: int) -> dict[str, Attribute]:
+    """`noalias` for every buffer that is not marked otherwise; nothing where all are, which text could not say."""
     given = func.properties.get("arg_attrs")
     noalias, none = DictionaryAttr({"llvm.noalias": UnitAttr()}), DictionaryAttr({})
     found: list[DictionaryAttr] = []
     for arg in signature.memrefs:
         marked = given is not None and ALIAS_KEY in given.data[arg.index].data
         found.append(none if marked else noalias)
-    return ArrayAttr([*found, *[none] * (total - len(found))])
+    if noalias not in found:
+        return {}
+    return {"arg_attrs": ArrayAttr([*found, *[none] * (total - len(found))])}
 
 
 def _lower_body(func: Any, handlers: dict[str, Handler], attributes: dict[str, Attribute], contract: bool):
@@ -140,7 +142,7 @@ def _lower_body(func: Any, handlers: dict[str, Handler], attributes: dict[str, A
         other_props={
             **attributes,
             "unnamed_addr": UNNAMED,
-            "arg_attrs": _argument_attributes(func, signature, len(types)),
+            **_argument_attributes(func, signature, len(types)),
         },
     )
     body.location = func.location

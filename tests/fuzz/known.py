@@ -13,8 +13,15 @@ def _reduces_nothing(model: onnx.ModelProto, found: Difference) -> bool:
     return reduces and found.why.startswith("shape ") and "0" in wanted.strip("[]").split(", ")
 
 
+def _resizes_an_infinity(model: onnx.ModelProto, found: Difference) -> bool:
+    return found.want == "nan" and any(
+        node.op_type == "Resize" for node in model.graph.node
+    )
+
+
 KNOWN: list[tuple[str, Callable[[onnx.ModelProto, Difference], bool]]] = [
     ("the reduction of a tensor without elements keeps the extent that it reduces over", _reduces_nothing),
+    ("a resized infinity is multiplied by weights of 0 beside it", _resizes_an_infinity),
 ]
 """The reason, and whether it explains a difference."""
 

@@ -39,6 +39,12 @@ _EXACT = frozenset(
 )
 """Operators that do not round: noise behind them would hide what they do wrong."""
 
+_SUMS = frozenset(
+    """MatMul Gemm Conv ConvTranspose Einsum ReduceSum ReduceMean ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSum
+    ReduceLogSumExp AveragePool GlobalAveragePool LpPool CumSum""".split()
+)
+"""Operators that round once for each term: of a sum that nearly cancels more is lost than its last digits."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -288,6 +294,8 @@ def _rewrite(
                 _rewrite(attribute.g, types, rng, widen)
             if widen and node.op_type == "Cast" and attribute.name == "to" and attribute.i in _FLOATS:
                 attribute.i = TensorProto.DOUBLE
+        if rng is not None and node.op_type in _SUMS:
+            nodes.extend(_noisy_terms(kept, types, rng))
         nodes.append(kept)
         if rng is None or node.op_type in _EXACT:
             continue
@@ -303,6 +311,26 @@ def _rewrite(
                 nodes.append(helper.make_node("Mul", [quiet, factor], [name]))
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def _noisy_terms(
+    node: onnx.NodeProto, types: Mapping[str, int], rng: np.random.Generator
+) -> list[onnx.NodeProto]:
+    """Nodes that make noise of its own for each element that `node` sums, which reads it from then on."""
+    made = []
+    for index, name in enumerate(node.input):
+        if (kind := types.get(name)) not in _FLOATS:
+            continue
+        factor, noisy = (
+            f"{name}__terms_of_{node.output[0]}_{index}",
+            f"{name}__noisy_in_{node.output[0]}_{index}",
+        )
+        bounds = {"low": 1 - 8 * _FLOATS[kind], "high": 1 + 8 * _FLOATS[kind]}
+        seed = float(rng.integers(1 << 20))
+        made.append(helper.make_node("RandomUniformLike", [name], [factor], seed=seed, **bounds))
+        made.append(helper.make_node("Mul", [name, factor], [noisy]))
+        node.input[index] = noisy
+    return made
 
 
 def _widen_tensor(tensor: onnx.TensorProto) -> None:

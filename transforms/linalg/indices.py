@@ -89,8 +89,9 @@ class IndexBuilder:
             yield
         except BaseException:
             for op in reversed(self._added[start:]):
-                op.detach()
-                op.erase(safe_erase=False)
+                if op.parent is not None:  # else it went with the loop around it
+                    op.detach()
+                    op.erase(safe_erase=False)
             raise
         finally:
             del self._added[start:]
