@@ -146,6 +146,8 @@ class FormKernelsPass(ModulePass):
             return f"it would have {len(members)} ops, the limit is {self.max_ops}"
         if any(reduction_dims(m) for m in values.ops if m is not op):
             return "what follows it sums again"
+        if not all(_factors_are_plain(m) for m in (*scores.ops, op)):
+            return "its weights lie in panels or its window slides: tiles of their own serve more rows than a block has"
         both = _Group([*scores.ops, *rows.ops], rows.rows)
         for producer, group in ((scores, rows), (both, values)):
             if any(
@@ -284,6 +286,12 @@ def _extents(op: linalg.GenericOp) -> list[int | None]:
             if isinstance(expr, AffineDimExpr) and extent != DYNAMIC_INDEX:
                 extents[expr.position] = extent
     return extents
+
+
+def _factors_are_plain(op: linalg.GenericOp) -> bool:
+    """Whether each axis of the factors, where `op` is a contraction, is one dim: no packed panel, no window."""
+    places = contraction_operands(op) or ()
+    return all(isinstance(e, AffineDimExpr) for place in places for e in maps_of(op)[place].results)
 
 
 def _rows_behind(

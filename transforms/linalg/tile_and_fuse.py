@@ -26,6 +26,7 @@ from xdsl.passes import ModulePass
 from stepwell.dialects.scf import ForallOp, InParallelOp
 from stepwell.dialects.schedule import TileAttr
 from stepwell.dialects.tensor import ParallelInsertSliceOp
+from stepwell.remarks import missed
 from stepwell.rewriting import may_rewrite, note_rewrite
 from stepwell.transforms.linalg.indices import (
     Extent,
@@ -86,6 +87,7 @@ def _tile_kernel(function: func.FuncOp) -> None:
     try:
         forall = _Tiling(function, root).build()
     except _CannotTile:
+        missed(root, f"kernel @{function.sym_name.data} is not cut into tiles: one thread computes it")
         return
     if forall is None:
         return

@@ -3,6 +3,7 @@
 import numpy as np
 import onnx.parser
 import pytest
+from small_models import mlp
 
 import stepwell
 from stepwell.compiler import Compilation, Options
@@ -56,3 +57,15 @@ def test_it_is_one_kernel_between_transposes():
     kernels = [op.sym_name.data for op in module.body.block.ops if "stepwell.kernel" in op.attributes]
     assert [name.split("_")[0] for name in kernels].count("matmul") == 1
     assert not any(name.startswith("rows") for name in kernels)
+
+
+@pytest.mark.parametrize("batch", ["batch", 64])
+def test_layers_with_packed_weights_stay_kernels_of_their_own(batch):
+    # Rows between two products of a block of rows each could not be cut for a batch that the run knows.
+    compilation = Compilation(Options())
+    compilation.read(mlp(batch))
+    module = compilation.lower_to("loops")
+    kernels = [op for op in module.body.block.ops if "stepwell.kernel" in op.attributes]
+    products = [op for op in kernels if op.sym_name.data.startswith("matmul")]
+    assert len(products) == 2
+    assert all("scf.forall" in {inner.name for inner in op.walk()} for op in products)
