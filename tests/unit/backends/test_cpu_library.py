@@ -233,7 +233,8 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_signals_leave_nothing_behind(tmp_path, number):
-    code = (
+    code = (  # a job in the background of a shell script is born deaf to SIGINT
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import test_cpu_library"
         " as t\n"
         "t.build_library(['a', 'b', 'c'], [], t.SIGNATURE, t.TARGET, Path(sys.argv[2]))\n"
