@@ -5,7 +5,8 @@ Whole models side by side with other engines.
 
 Every engine runs in a process of its own, in interleaved rounds, so that noise of the machine meets all of
 them; figures are medians, ratios are peer time / stepwell time (above 1: stepwell is faster). Outputs are compared
-before anything is timed. A JSON line per model and thread count is appended to the history file.
+before anything is timed. A JSON line per model and thread count is appended to the history file, a table is printed
+at the end, and `--plot ratios.svg` draws it.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from benchmarks.peers import PEERS
 from benchmarks.zoo import MODELS, model_files
@@ -73,22 +76,28 @@ def compare(name: str, peers: list[str], threads: int, seconds: float) -> dict[s
             else:
                 engines[peer] = engine
                 row["compile_s"][peer] = engine.prepared["seconds"]
+        row["difference"] = differences(
+            {peer: engine.ask(output=True)["digest"] for peer, engine in engines.items()}
+        )
         times: dict[str, list[float]] = {peer: [] for peer in engines}
         end = time.monotonic() + seconds * max(1, len(engines))
         while engines and (time.monotonic() < end or len(times[next(iter(times))]) < 5):
             for peer, engine in engines.items():
                 times[peer].append(engine.ask(run=1)["seconds"])
         row["ms"] = {peer: median(values) * 1e3 for peer, values in times.items()}
-        outputs = {peer: engine.ask(output=True)["digest"] for peer, engine in engines.items()}
-        if "stepwell" in outputs:
-            ours = np.array(outputs["stepwell"])
-            for peer, values in outputs.items():
-                difference = np.abs(np.array(values) - ours).max() / (np.abs(ours).max() + 1e-30)
-                row.setdefault("difference", {})[peer] = float(difference)
     finally:
         for engine in engines.values():
             engine.close()
     return row
+
+
+def differences(digests: dict[str, list[float]]) -> dict[str, float]:
+    """The largest difference of each engine's output from stepwell's, relative to stepwell's largest value."""
+    if "stepwell" not in digests:
+        return {}
+    ours = np.array(digests["stepwell"])
+    scale = np.abs(ours).max() + 1e-30
+    return {peer: float(np.abs(np.array(digest) - ours).max() / scale) for peer, digest in digests.items()}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -100,6 +109,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", default="1", help="thread counts, such as 1,2")
     parser.add_argument("--seconds", type=float, default=5.0, help="seconds per engine")
     parser.add_argument("--history", default="benchmarks/history.jsonl", help="where results are appended")
+    parser.add_argument(
+        "--plot", type=Path, help="a picture of the ratios (.svg, .png, .pdf; needs matplotlib)"
+    )
     options = parser.parse_args(argv)
     peers = [p for p in options.peers.split(",") if p]
     for peer in peers:
@@ -114,11 +126,13 @@ def main(argv: list[str] | None = None) -> int:
             with open(options.history, "a") as history:
                 history.write(json.dumps(row) + "\n")
             print(line_of(row, peers), flush=True)
-    ratios = [log(r) for row in rows if (r := best_ratio(row)) is not None]
-    if ratios:
-        print(
-            f"geometric mean of best peer / stepwell over {len(ratios)} runs: {exp(sum(ratios) / len(ratios)):.3f}"
-        )
+    Console().print(table_of(rows, peers))
+    for threads in sorted({row["threads"] for row in rows}):
+        mean = geometric_mean([row for row in rows if row["threads"] == threads])
+        if mean is not None:
+            print(f"{threads} threads: geometric mean of best peer / stepwell {mean:.3f}")
+    if options.plot:
+        plot(rows, options.plot)
     return 0
 
 
@@ -126,6 +140,51 @@ def best_ratio(row: dict[str, Any]) -> float | None:
     """The fastest peer's time over ours."""
     others = [ms for peer, ms in row["ms"].items() if peer != "stepwell"]
     return min(others) / row["ms"]["stepwell"] if others and "stepwell" in row["ms"] else None
+
+
+def geometric_mean(rows: list[dict[str, Any]]) -> float | None:
+    """Of the best peers' times over ours, where there is a peer; None without any."""
+    ratios = [log(ratio) for row in rows if (ratio := best_ratio(row)) is not None]
+    return exp(sum(ratios) / len(ratios)) if ratios else None
+
+
+def table_of(rows: list[dict[str, Any]], peers: list[str]) -> Table:
+    """A row per model and thread count: our milliseconds, each peer's time over ours, the best one's."""
+    table = Table("model", "threads", "stepwell ms", *peers, "best peer")
+    for row in rows:
+        ours = row["ms"].get("stepwell")
+        ratios = [f"{row['ms'][p] / ours:.2f}" if ours and p in row["ms"] else "fails" for p in peers]
+        best = best_ratio(row)
+        own = f"{ours:.2f}" if ours else "fails"
+        table.add_row(row["model"], str(row["threads"]), own, *ratios, "" if best is None else f"{best:.2f}")
+    return table
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Bars of each peer's time over ours, a group per model, a picture per thread count, side by side."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    counts = sorted({row["threads"] for row in rows})
+    height = 1 + 0.5 * len({row["model"] for row in rows})
+    figure, axes = pyplot.subplots(1, len(counts), figsize=(6 * len(counts), height), squeeze=False)
+    for axis, threads in zip(axes[0], counts, strict=True):
+        shown = [row for row in rows if row["threads"] == threads and "stepwell" in row["ms"]]
+        peers = sorted({peer for row in shown for peer in row["ms"]} - {"stepwell"})
+        bar = 0.8 / max(1, len(peers))
+        for i, peer in enumerate(peers):
+            places = [j + i * bar for j, row in enumerate(shown) if peer in row["ms"]]
+            ratios = [row["ms"][peer] / row["ms"]["stepwell"] for row in shown if peer in row["ms"]]
+            axis.barh(places, ratios, bar, label=peer)
+        axis.set_yticks([j + 0.4 - bar / 2 for j in range(len(shown))], [row["model"] for row in shown])
+        axis.axvline(1, color="black", linewidth=1)
+        axis.invert_yaxis()
+        axis.set(title=f"{threads} threads", xlabel="peer's time / stepwell's (above 1: stepwell is faster)")
+        axis.legend()
+    figure.tight_layout()
+    figure.savefig(path)
 
 
 def line_of(row: dict[str, Any], peers: list[str]) -> str:
