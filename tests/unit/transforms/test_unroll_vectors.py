@@ -6,7 +6,7 @@ from native import build, call, llvm_ir, lower, needs_clang
 from xdsl.dialects.builtin import VectorType
 from xdsl.utils.exceptions import PassFailedException
 
-from stepwell.transforms.vector.unroll_vectors import widths
+from stepwell.transforms.vector.unroller import widths
 
 _HEAD = """
 #id = affine_map<(d0, d1) -> (d0, d1)>
