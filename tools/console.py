@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -81,6 +81,19 @@ class Console:
                 with contextlib.suppress(OSError, ValueError):
                     file.unlink()
             raise Error(f"{path}: cannot be written: {error.strerror}; give another path") from error
+
+    def run(self, work: Callable[[], int]) -> int:
+        """The exit status of a tool that does `work`: what it returns, or what its error means, which is shown."""
+        try:
+            return work()
+        except Exit as exit:
+            return exit.status
+        except BrokenPipeError:
+            return 1
+        except KeyboardInterrupt:
+            return 130
+        except Exception as error:
+            return self.report(error)
 
     def report(self, error: BaseException) -> int:
         """Show `error`; the exit status that it means."""

@@ -41,14 +41,7 @@ def main(
 ) -> int:
     """Run the tool; the return value is the exit status."""
     console = Console("stepwell-opt", stdin, stdout, stderr)
-    try:
-        return _Run(_parse_arguments(argv, console), console).run()
-    except Exit as exit:
-        return exit.status
-    except BrokenPipeError:
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    return console.run(lambda: _Run(_parse_arguments(argv, console), console).run())
 
 
 def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.Namespace:

@@ -32,19 +32,13 @@ def main(
 ) -> int:
     """Run the tool; the return value is the exit status."""
     console = Console("stepwell-reduce", stdin, stdout, stderr)
-    try:
+
+    def work() -> int:
         options = _parse_arguments(argv, console)
         console.debug = options.debug
-        try:
-            return _reduce(options, console)
-        except Exception as error:
-            return console.report(error)
-    except Exit as exit:
-        return exit.status
-    except BrokenPipeError:
-        return 1
-    except KeyboardInterrupt:
-        return 130
+        return _reduce(options, console)
+
+    return console.run(work)
 
 
 def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.Namespace:

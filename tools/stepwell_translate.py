@@ -34,19 +34,13 @@ def main(
 ) -> int:
     """Run the tool; the return value is the exit status."""
     console = Console("stepwell-translate", stdin, stdout, stderr)
-    try:
+
+    def work() -> int:
         options = _parse_arguments(argv, console)
-    except Exit as exit:
-        return exit.status
-    console.debug = options.debug
-    try:
+        console.debug = options.debug
         return _translate(options, console)
-    except BrokenPipeError:
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        return console.report(error)
+
+    return console.run(work)
 
 
 def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.Namespace:
