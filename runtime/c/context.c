@@ -169,7 +169,7 @@ STEPWELL_API const stepwell_event *stepwell_events(stepwell_context *c, size_t *
   return c ? c->events : NULL;
 }
 
-enum { SERIAL_NS = 3000, CHUNK_NS = 1000, CHUNKS_PER_THREAD = 4 };
+enum { SERIAL_NS = 3000, CHUNK_NS = 1000 };
 
 /* The number of threads decides only who computes a tile, never how: the bits are the same for any. */
 int stepwell_rt_launch(stepwell_context *c, stepwell_kernel kernel, void *const *buffers, const int64_t *dims,
@@ -196,12 +196,10 @@ int stepwell_rt_launch(stepwell_context *c, stepwell_kernel kernel, void *const 
     event->end_ns = now_ns();
     return 0;
   }
-  int64_t chunk = tiles / ((int64_t)pool_width(c->pool) * CHUNKS_PER_THREAD), least = CHUNK_NS / work_ns;
-  if (chunk < least) chunk = least;
-  if (chunk < 1) chunk = 1;
+  int64_t least = work_ns < CHUNK_NS ? CHUNK_NS / work_ns : 1;
   stepwell_event *events = NULL;
   if ((c->flags & STEPWELL_PROFILE) && !(events = new_events(c, site, (size_t)pool_width(c->pool)))) return 1;
-  pool_run(c->pool, kernel, buffers, dims, tiles, chunk, scratch, stride, events);
+  pool_run(c->pool, kernel, buffers, dims, tiles, least, scratch, stride, events);
   return 0;
 }
 

@@ -96,7 +96,7 @@ pool *pool_create(int threads, bool spin);
 void pool_destroy(pool *p);
 int pool_width(const pool *p);
 /* `events`: one for each thread, filled in by those that take part; NULL: nothing is noted. */
-void pool_run(pool *p, stepwell_kernel kernel, void *const *buffers, const int64_t *dims, int64_t tiles, int64_t chunk,
+void pool_run(pool *p, stepwell_kernel kernel, void *const *buffers, const int64_t *dims, int64_t tiles, int64_t least,
               char *scratch, size_t scratch_stride, stepwell_event *events);
 int64_t now_ns(void);
 

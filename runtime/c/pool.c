@@ -1,4 +1,5 @@
-/* The thread pool: one job at a time, split into chunks that threads take from an atomic counter.
+/* The thread pool: one job at a time, split into chunks that threads take from an atomic counter. A chunk is a share of
+ * the tiles that are left, so the first are long, and the last, in which threads wait for one another, are short.
  *
  * `state` says everything about the current job: its number, whether it is open, how many workers are in it. A
  * worker enters an open job by adding one, so a worker that is late, asleep or pre-empted is never waited for.
@@ -14,7 +15,8 @@
 
 #include "internal.h"
 
-enum { SPIN_NS = 50000, STACK_BYTES = 1 << 20 };
+/* A thread takes 1 / (SHARES x threads) of what is left. */
+enum { SPIN_NS = 50000, STACK_BYTES = 1 << 20, SHARES = 2 };
 #define OPEN ((uint64_t)1 << 31)
 #define ACTIVE (OPEN - 1)
 #define JOB(state) ((state) >> 32)
@@ -37,7 +39,7 @@ struct pool {
   _Alignas(64) stepwell_kernel kernel;
   void *const *buffers;
   const int64_t *dims;
-  int64_t tiles, chunk;
+  int64_t tiles, least; /* least: tiles in a chunk, but for the last */
   char *scratch;
   size_t scratch_stride;
   stepwell_event *events;
@@ -80,12 +82,14 @@ static void take_chunks(pool *p, int slot) {
   void *scratch = p->scratch ? p->scratch + (size_t)slot * p->scratch_stride : NULL;
   stepwell_event *event = p->events ? p->events + slot : NULL;
   if (event && slot) event->begin_ns = now_ns(); /* the caller's part begins when it opens the job */
-  for (;;) {
-    int64_t begin = atomic_fetch_add_explicit(&p->next, p->chunk, memory_order_relaxed);
-    if (begin >= p->tiles) break;
-    int64_t end = p->tiles - begin < p->chunk ? p->tiles : begin + p->chunk;
+  int64_t begin = atomic_load_explicit(&p->next, memory_order_relaxed);
+  while (begin < p->tiles) {
+    int64_t left = p->tiles - begin, share = left / ((int64_t)p->width * SHARES);
+    int64_t end = begin + (share > p->least ? share : p->least < left ? p->least : left);
+    if (!atomic_compare_exchange_weak_explicit(&p->next, &begin, end, memory_order_relaxed, memory_order_relaxed)) continue;
     p->kernel(p->buffers, p->dims, begin, end, scratch);
     if (event) event->tiles += end - begin;
+    begin = atomic_load_explicit(&p->next, memory_order_relaxed);
   }
   if (event) event->end_ns = now_ns();
 }
@@ -152,13 +156,13 @@ static void wait_for_workers(pool *p) {
   atomic_store(&p->caller_sleeps, 0);
 }
 
-void pool_run(pool *p, stepwell_kernel kernel, void *const *buffers, const int64_t *dims, int64_t tiles, int64_t chunk,
+void pool_run(pool *p, stepwell_kernel kernel, void *const *buffers, const int64_t *dims, int64_t tiles, int64_t least,
               char *scratch, size_t scratch_stride, stepwell_event *events) {
   p->kernel = kernel;
   p->buffers = buffers;
   p->dims = dims;
   p->tiles = tiles;
-  p->chunk = chunk;
+  p->least = least;
   p->scratch = scratch;
   p->scratch_stride = scratch_stride;
   p->events = events;
