@@ -151,4 +151,5 @@ def _make(directory: Path, seed: int, kind: Any, operators: Any, max_nodes: int)
 
 
 if __name__ == "__main__":
+    del sys.path[0]  # this directory: the file has the name of the package that it imports
     _main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], [int(seed) for seed in sys.argv[4:]])
