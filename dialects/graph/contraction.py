@@ -222,7 +222,8 @@ class Window:
                         f"{op.name}: the window reaches over {reach} elements of spatial axis {i}, which has"
                         f" {extent} and padding {self.pads_begin[i]} + {self.pads_end[i]}"
                     )
-                take_for_granted(Premise(room + reach, reach, "at least"))
+                least = reach - (stride - 1) if ceil_mode else reach
+                take_for_granted(Premise(room + reach, least, "at least"))
                 out = (ceildiv if ceil_mode else floordiv)(room, stride) + 1
                 if ceil_mode:
                     # A window must begin inside the input or its leading padding.

@@ -570,18 +570,20 @@ class EqualOp(_ABToC):
 
 @operator
 class PReluOp(GraphOp):
-    """`x` where not negative, else `slope * x`; the slope broadcasts to `x`."""
+    """
+    `x` where not negative, else `slope * x`. ONNX broadcasts the slope to `x` alone; an `x` of extent 1 broadcasts to the
+    slope too, as in ONNX Runtime: of an extent that is not known only the run tells.
+    """
 
     x = operand_def(TENSOR)
     slope = operand_def(TENSOR)
     y = result_def(TENSOR)
 
     def output_types(self) -> Sequence[Attribute]:
-        same_elements(self, self.x, self.slope)
+        found = same_elements(self, self.x, self.slope)
         if len(dims(self.slope)) > len(dims(self.x)):
             raise VerifyException(f"{self.name}: slope {self.slope.type} does not broadcast to {self.x.type}")
-        broadcast(self, [dims(self.x), dims(self.slope)])
-        return [self.x.type]
+        return [tensor_type(broadcast(self, [dims(self.x), dims(self.slope)]), found)]
 
 
 @operator

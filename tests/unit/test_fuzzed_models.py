@@ -37,6 +37,19 @@ MODELS: dict[str, tuple[str, dict[str, tuple[Any, list[int]]]]] = {
         "(float[n,n] x, float[n,4] y) => (float[?,?] z) { z = Concat <axis=1> (x, y) }",
         {"x": (F, [5, 5]), "y": (F, [5, 4])},
     ),
+    # Its type took the window for one inside the row.
+    "a window of a pool in ceil mode begins in a row of unknown length and ends behind it": (
+        "(float[1,2,n] x) => (float[?,?,?] y, float[?,?,?] z)"
+        "{ y = MaxPool <kernel_shape=[3], strides=[2], ceil_mode=1> (x)"
+        "  z = AveragePool <kernel_shape=[3], strides=[2], ceil_mode=1> (x) }",
+        {"x": (F, [1, 2, 2])},
+    ),
+    # Its result had the one extent in its type and the other in memory.
+    "an extent that turns out to be 1 broadcasts to the slope of a PRelu": (
+        "(float[n] x, float[m,k] z, float[j] s) => (float[?] y, float[?,?] w) <float[3] t = {0.5,-2,3}>"
+        "{ y = PRelu (x, t) w = PRelu (z, s) }",
+        {"x": (F, [1]), "z": (F, [2, 1]), "s": (F, [3])},
+    ),
 }  # fmt: skip
 """What it shows: the graph in ONNX's own notation, and the type and shape of every input."""
 
