@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.fuzz import nnsmith
 from tests.fuzz.oracle import Case
-from tests.fuzz.running import Tally, replay, run_seeds
+from tests.fuzz.running import Tally, replay, run_seeds, warm_up
 
 
 def main() -> int:
@@ -35,6 +35,7 @@ def main() -> int:
     add("--reduce", type=Path, metavar="DIR", help="reduce the failing model in DIR")
     add("--replay", type=Path, nargs="+", metavar="DIR", help="run saved models again")
     options = parser.parse_args()
+    warm_up()
     if options.reduce:
         from tests.fuzz.reduction import reduce_case
 

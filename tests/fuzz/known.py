@@ -1,5 +1,6 @@
 """What ONNX Runtime itself does wrong, and what either engine may do, so that a difference there is no fault."""
 
+import re
 from collections.abc import Callable
 
 import onnx
@@ -21,10 +22,16 @@ def _multiplies_padding(model: onnx.ModelProto, found: Difference) -> bool:
     return found.got == "nan" and any(node.op_type == "ConvTranspose" for node in model.graph.node)
 
 
+def _loses_a_nan(model: onnx.ModelProto, found: Difference) -> bool:
+    recurrent = any(node.op_type in ("LSTM", "GRU", "RNN") for node in model.graph.node)
+    return recurrent and found.got == "nan"
+
+
 KNOWN: list[tuple[str, Callable[[onnx.ModelProto, Difference], bool]]] = [
     ("the reduction of a tensor without elements keeps the extent that it reduces over", _reduces_nothing),
     ("a resized infinity is multiplied by weights of 0 beside it", _resizes_an_infinity),
     ("weights that are not finite meet the padding of a transposed convolution", _multiplies_padding),
+    ("the gates of a recurrent cell clip a NaN to a number", _loses_a_nan),
 ]
 """The reason, and whether it explains a difference."""
 
@@ -32,3 +39,18 @@ KNOWN: list[tuple[str, Callable[[onnx.ModelProto, Difference], bool]]] = [
 def reason(model: onnx.ModelProto, found: Difference) -> str:
     """Why the difference is no fault of stepwell; empty if no known reason explains it."""
     return next((why for why, explains in KNOWN if explains(model, found)), "")
+
+
+LIMITS: list[tuple[str, str]] = [
+    (
+        "a window larger than what it moves over (ONNX Runtime refuses it of convolutions; of pools it gives what its"
+        " division, which rounds towards zero, happens to give)",
+        r"(pool: the extent .* must be at least|: the window reaches over \d+ elements)",
+    ),
+]
+"""The reason, and what the refusals say that it explains."""
+
+
+def refusal(message: str) -> str:
+    """Why stepwell refuses what ONNX Runtime takes; empty if no known limit explains it."""
+    return next((why for why, says in LIMITS if re.search(says, message)), "")

@@ -21,11 +21,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 import stepwell
 from stepwell.comparison import Difference, compare
+from stepwell.compiler import interpret_model
 from tests.fuzz import known
 
 onnxruntime.set_default_logger_severity(4)
 
 Feeds = dict[str, np.ndarray]
+
+INTERPRETER = "interpreter"
 
 _NOISY_RUNS = 4
 _FLOATS = {TensorProto.FLOAT: 2.0**-23, TensorProto.FLOAT16: 2.0**-10, TensorProto.DOUBLE: 2.0**-52}
@@ -76,7 +79,7 @@ class Verdict:
     kind: str
     """
     "agrees", "differs", "refused" (by stepwell, in words), "fault" (stepwell's status 3), "invalid" (ONNX Runtime does
-    not run it), "known" (a fault of ONNX Runtime), "crash" or "hang" (of whoever `stage` says).
+    not run it), "known" (a fault of ONNX Runtime, or a limit, that `known` names), "crash" or "hang" (of whoever `stage` says).
     """
     detail: str = ""
     stage: str = ""
@@ -84,7 +87,7 @@ class Verdict:
 
     @property
     def is_bad(self) -> bool:
-        return self.kind in ("differs", "fault", "crash", "hang")
+        return self.kind not in ("agrees", "invalid", "known")
 
     def dumps(self) -> str:
         return json.dumps(vars(self))
@@ -114,8 +117,8 @@ def run_reference(model: bytes, feeds: Feeds, optimised: bool = False) -> list[n
     return list(session.run(None, feeds))
 
 
-def judge(case: Case, opt_levels: Sequence[int], stage: Stage | None = None) -> Verdict:
-    """Compile and run `case`, and compare with ONNX Runtime."""
+def judge(case: Case, ways: Sequence[str], stage: Stage | None = None) -> Verdict:
+    """Run `case` in each of `ways`, "-O0" to "-O3" or by the interpreter, and compare with ONNX Runtime."""
     stage = stage or Stage()
     stage.enter("onnxruntime")
     proto = onnx.load_from_string(case.model)
@@ -130,68 +133,94 @@ def judge(case: Case, opt_levels: Sequence[int], stage: Stage | None = None) -> 
             trouble = trouble or str(error)
     if not wants:
         return Verdict("invalid", trouble, "onnxruntime", ops)
-    for level in opt_levels:
-        stage.enter(f"compile -O{level}")
-        with tempfile.TemporaryDirectory(prefix="stepwell-fuzz-") as directory:
-            library = Path(directory) / "model.so"
-            try:
-                stepwell.compile(proto, opt_level=level).save(str(library))
-                stage.enter(f"run -O{level}")
-                verdict = _run_and_compare(case.model, proto, library, accepted, wants, f"-O{level}", stage)
-            except stepwell.InternalError as error:
-                return Verdict("fault", str(error), str(stage), ops)
-            except stepwell.Error as error:
-                return Verdict("refused", str(error), str(stage), ops)
+    for way in ways:
+        try:
+            if way == INTERPRETER:
+                verdict = _interpret_and_compare(proto, accepted, wants, stage)
+            else:
+                verdict = _compile_and_compare(proto, accepted, wants, way, stage)
+        except stepwell.InternalError as error:
+            verdict = Verdict("fault", str(error), str(stage))
+        except stepwell.Error as error:
+            verdict = _refused(str(error), stage)
         if verdict is not None:
             verdict.ops = ops
             return verdict
     return Verdict("agrees", ops=ops)
 
 
-def _run_and_compare(
-    model: bytes, proto: onnx.ModelProto, library: Path, all_feeds: Sequence[Feeds], wants: Sequence[list[Any]],
-    level: str, stage: Stage,
-) -> Verdict | None:  # fmt: skip
-    one, two = stepwell.load(str(library), threads=1), stepwell.load(str(library), threads=2)
+def _refused(message: str, stage: Stage) -> Verdict:
+    reason = known.refusal(message)
+    return Verdict(
+        "known" if reason else "refused", f"{reason}: {message}" if reason else message, str(stage)
+    )
+
+
+def _compile_and_compare(
+    proto: onnx.ModelProto, all_feeds: Sequence[Feeds], wants: Sequence[list[Any]], way: str, stage: Stage
+) -> Verdict | None:
+    """The verdict on the library made at the level `way`, on one thread and two; None if all agrees."""
+    stage.enter(f"compile {way}")
+    with tempfile.TemporaryDirectory(prefix="stepwell-fuzz-") as directory:
+        library = Path(directory) / "model.so"
+        stepwell.compile(proto, opt_level=int(way[2:])).save(str(library))
+        one, two = stepwell.load(str(library), threads=1), stepwell.load(str(library), threads=2)
     names = [output.name for output in proto.graph.output]
     refused = None
     for feeds, want in zip(all_feeds, wants, strict=True):
-        stage.enter(f"run {level}")
+        stage.enter(f"run {way}")
         try:
             results = one.run(feeds)
         except stepwell.RunError as error:  # for inputs of other shapes it may run
-            shapes = {k: list(v.shape) for k, v in feeds.items()}
-            refused = Verdict("refused", f"{error}; inputs {shapes}", str(stage))
+            refused = _refused(f"{error}; inputs {_shapes(feeds)}", stage)
             continue
         got = [np.asarray(results[name]) for name in names]
         for name, mine in zip(names, got, strict=True):
             other = np.asarray(two.run(feeds)[name])
             if mine.tobytes() != other.tobytes():
-                return Verdict(
-                    "differs", f"{level}: {name}: two threads give other bits than one", str(stage)
-                )
-        found = compare(got, want)
-        if found.agrees:
-            continue
-        stage.enter("judge")
-        found = settle(model, proto, feeds, got, want)
-        if not found.agrees:
-            shapes = {k: list(v.shape) for k, v in feeds.items()}
-            detail = f"{level}: output {names[found.output]}: {found}; inputs {shapes}"
-            reason = known.reason(proto, found)
-            return Verdict(
-                "known" if reason else "differs", f"{reason}: {detail}" if reason else detail, level
-            )
+                return Verdict("differs", f"{way}: {name}: two threads give other bits than one", str(stage))
+        if verdict := _verdict_on(proto, feeds, got, want, way, stage):
+            return verdict
     return refused
 
 
-def settle(
-    model: bytes, proto: onnx.ModelProto, feeds: Feeds, got: list[np.ndarray], want: list[np.ndarray]
-) -> Difference:
+def _interpret_and_compare(
+    proto: onnx.ModelProto, all_feeds: Sequence[Feeds], wants: Sequence[list[Any]], stage: Stage
+) -> Verdict | None:
+    """The verdict on what our own interpreter gives; None if all agrees."""
+    for feeds, want in zip(all_feeds, wants, strict=True):
+        stage.enter(INTERPRETER)
+        constants = {tensor.name for tensor in proto.graph.initializer}
+        inputs = [feeds[value.name] for value in proto.graph.input if value.name not in constants]
+        got = [np.asarray(value) for value in interpret_model(proto, inputs)]
+        if verdict := _verdict_on(proto, feeds, got, want, INTERPRETER, stage):
+            return verdict
+    return None
+
+
+def _verdict_on(
+    proto: onnx.ModelProto, feeds: Feeds, got: list[np.ndarray], want: list[Any], way: str, stage: Stage
+) -> Verdict | None:
+    if compare(got, want).agrees:
+        return None
+    stage.enter("judge")
+    found = settle(proto, feeds, got, want)
+    if found.agrees:
+        return None
+    detail = f"{way}: output {proto.graph.output[found.output].name}: {found}; inputs {_shapes(feeds)}"
+    reason = known.reason(proto, found)
+    return Verdict("known" if reason else "differs", f"{reason}: {detail}" if reason else detail, way)
+
+
+def _shapes(feeds: Feeds) -> dict[str, list[int]]:
+    return {name: list(array.shape) for name, array in feeds.items()}
+
+
+def settle(proto: onnx.ModelProto, feeds: Feeds, got: list[np.ndarray], want: list[np.ndarray]) -> Difference:
     """The worst difference that is left when what is ill-conditioned, or a matter of taste, is allowed."""
     candidates = [want]
     try:  # what ONNX Runtime's own optimisations change cannot be held against anybody
-        candidates.append(run_reference(model, feeds, optimised=True))
+        candidates.append(run_reference(proto.SerializeToString(), feeds, optimised=True))
     except Exception:
         pass
     wide = {name: _widened(value) for name, value in feeds.items()}

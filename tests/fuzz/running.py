@@ -10,14 +10,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from stepwell.compiler import Compilation, Options
 from tests.fuzz.generate import generate
-from tests.fuzz.oracle import Case, Stage, Verdict, judge
+from tests.fuzz.oracle import INTERPRETER, Case, Stage, Verdict, judge
 from tests.hostile.box import Outcome, run_boxed
 
 SECONDS, MEMORY = 120.0, 8 << 30
 """What one model may take: processor time and address space."""
-_ALSO_O0 = 4
-"""One model in so many is compiled without optimisations too."""
+_ALSO = {"-O0": 4, "-O1": 8, INTERPRETER: 8}
+"""Besides -O3: one model in how many is run in which other way."""
 
 
 @dataclass
@@ -82,11 +86,25 @@ def _one(seed: int, scratch: Path, cases: Mapping[int, Case] | None, stage: Stag
     stage.enter("generate")
     case = generate(seed) if cases is None else cases[seed]
     case.save(scratch / str(seed))
-    return judge(case, levels_for(seed), stage).dumps()
+    return judge(case, ways_for(seed), stage).dumps()
 
 
-def levels_for(seed: int) -> list[int]:
-    return [3, 0] if seed % _ALSO_O0 == 0 else [3]
+def ways_for(seed: int) -> list[str]:
+    """What the model of a seed is run by: -O3, and in turn something else."""
+    return ["-O3", *(way for index, (way, each) in enumerate(_ALSO.items()) if seed % each == index)]
+
+
+def warm_up() -> None:
+    """Import what a compilation imports when it first needs it, so that every child process has it when it is forked."""
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])
+    nodes = [helper.make_node("Softmax", ["x"], ["y"]), helper.make_node("MatMul", ["y", "w"], ["z"])]
+    weights = numpy_helper.from_array(np.ones((3, 4), np.float32), "w")
+    result = helper.make_tensor_value_info("z", TensorProto.FLOAT, [2, 4])
+    model = helper.make_model(helper.make_graph(nodes, "warm", [value], [result], [weights]))
+    compilation = Compilation(Options())
+    compilation.read(model)
+    compilation.lower_to("llvm")
+    compilation.llvm_ir()
 
 
 def _verdict(outcome: Outcome, stage: Stage) -> Verdict:
@@ -98,8 +116,8 @@ def _verdict(outcome: Outcome, stage: Stage) -> Verdict:
     return Verdict(kind, outcome.text, str(stage))
 
 
-def replay(case: Case, opt_levels: Sequence[int] = (3, 0)) -> Verdict:
+def replay(case: Case, ways: Sequence[str] = ("-O3", "-O0", INTERPRETER)) -> Verdict:
     """The verdict on one case, in a process of its own."""
     stage = Stage()
-    outcome = next(iter(run_boxed([lambda: judge(case, opt_levels, stage).dumps()], SECONDS, MEMORY)))
+    outcome = next(iter(run_boxed([lambda: judge(case, ways, stage).dumps()], SECONDS, MEMORY)))
     return _verdict(outcome, stage)

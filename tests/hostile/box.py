@@ -87,11 +87,13 @@ def _work(cases: "list[Case]", writer: int, seconds: float, memory: int) -> None
     limit = pages * resource.getpagesize() + memory
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for case in cases:
-        signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF ends the process
-        os.write(writer, json.dumps(outcome_of(case)).encode() + b"\n")
-    os.write(writer, b"end\n")
-    os._exit(0)
+    try:
+        for case in cases:
+            signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF ends the process
+            os.write(writer, json.dumps(outcome_of(case)).encode() + b"\n")
+        os.write(writer, b"end\n")
+    finally:  # also when nobody listens any more: an ordinary exit may wait for threads that a fork does not copy
+        os._exit(0)
 
 
 def outcome_of(case: Case) -> tuple[str, int, str]:
