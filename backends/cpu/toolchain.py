@@ -53,9 +53,10 @@ class Driver:
                 triple += f".{_GLIBC}"
             return ["-target", triple, f"{option}={target.cpu.replace('-', '_')}"]
         # The host's own triple is left alone: distributions find their C library by their spelling of it.
-        host = os.uname()
-        native = arch == host.machine and host.sysname.lower() in target.triple
-        return [*([] if native else [f"--target={target.triple}"]), f"{option}={target.cpu}"]
+        return [
+            *([] if _of_this_machine(target) else [f"--target={target.triple}"]),
+            f"{option}={target.cpu}",
+        ]
 
     def compile_flags(self) -> list[str]:
         # zig turns undefined-behaviour traps on by default.
@@ -97,13 +98,24 @@ def _clangs_on_path() -> list[str]:
     return [path for _, path in sorted(found.items(), reverse=True)] + ([plain] if plain else [])
 
 
-def find_driver() -> Driver:
-    """`$STEPWELL_CLANG`, else the newest clang on PATH, else the one of the PyPI package ziglang."""
-    return _find_driver(os.environ.get("STEPWELL_CLANG", ""), os.environ.get("PATH", ""))
+def find_driver(target: Target | None = None) -> Driver:
+    """
+    `$STEPWELL_CLANG`, else the newest clang on PATH, else the one of the PyPI package ziglang. For a `target` that
+    is not of this machine ziglang comes first: it has the C library of every architecture with it.
+    """
+    foreign = target is not None and not _of_this_machine(target)
+    return _find_driver(os.environ.get("STEPWELL_CLANG", ""), os.environ.get("PATH", ""), foreign)
+
+
+def _of_this_machine(target: Target) -> bool:
+    host = os.uname()
+    return target.triple.split("-")[0] == host.machine and host.sysname.lower() in target.triple
 
 
 @lru_cache(maxsize=8)
-def _find_driver(chosen: str, _path: str) -> Driver:
+def _find_driver(chosen: str, _path: str, foreign: bool) -> Driver:
+    if foreign and not chosen and (zig := _zig_driver()):
+        return zig
     if chosen:
         if chosen == "zig":
             return _zig_driver() or _no_zig()
@@ -170,17 +182,23 @@ def run_child(driver: Driver, arguments: Sequence[str], scratch: Path, limit_s: 
     finally:
         _children.pop(child.pid, None)
     if child.returncode:
-        raise CompileError(_explain(driver, child.returncode, err))
+        foreign = any(argument.startswith("--target=") for argument in arguments)
+        raise CompileError(_explain(driver, child.returncode, err, foreign))
     return out
 
 
-def _explain(driver: Driver, code: int, err: str) -> str:
+def _explain(driver: Driver, code: int, err: str, foreign: bool) -> str:
     """One or two lines out of a compiler's many."""
     lines = [line for line in err.splitlines() if re.search(r"\berror\b|No space left|cannot", line)]
     text = (lines or err.splitlines() or ["no message"])[0].strip()[:300]
     if "No space left" in err:
         return f"{driver.argv[0]}: {text}; free some space, or set STEPWELL_CACHE_DIR to a larger disk"
     cause = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+    if foreign and re.search(r"file not found|cannot find|unrecogni[sz]ed|unable to find", err):
+        return (
+            f"{driver.argv[0]} ({cause}): {text}; it has no C library or linker for that machine: run"
+            " pip install 'stepwell[clang]' and unset STEPWELL_CLANG"
+        )
     return f"{driver.argv[0]} ({cause}): {text}; run with --debug and report it with --dump-dir"
 
 
@@ -222,14 +240,14 @@ def _compile_cached(
 
 def compile_object(ll_text: str, target: Target, opt: int = 2) -> bytes:
     """The object file of one module of LLVM IR, position-independent."""
-    driver = find_driver()
+    driver = find_driver(target)
     flags = [f"-O{min(opt, 3)}", *driver.target_flags(target), *driver.compile_flags()]
     return _compile_cached(driver, ll_text.encode(), ".ll", flags)
 
 
 def compile_assembly(ll_text: str, target: Target, opt: int = 2) -> str:
     """The assembly of one module of LLVM IR."""
-    driver = find_driver()
+    driver = find_driver(target)
     flags = [f"-O{min(opt, 3)}", "-S", *driver.target_flags(target), *driver.compile_flags()]
     return _compile_cached(driver, ll_text.encode(), ".ll", flags).decode()
 
@@ -274,7 +292,7 @@ def _c_flags(driver: Driver, target: Target) -> list[str]:
 
 def compile_c(source: str, target: Target) -> bytes:
     """The object of a small C file that includes the runtime's headers."""
-    driver = find_driver()
+    driver = find_driver(target)
     return _compile_cached(driver, source.encode(), ".c", _c_flags(driver, target), _runtime_key())
 
 
@@ -309,7 +327,7 @@ _FEATURES = {
 
 def required_features(target: Target) -> list[str]:
     """The CPU features, as /proc/cpuinfo names them, that code for `target` may use."""
-    driver = find_driver()
+    driver = find_driver(target)
     key = key_of("features", driver.version, *driver.target_flags(target))
     if (data := Cache().object(key)) is None:
         defined = set(re.findall(r"^#define (\w+)", _feature_macros(driver, target), re.MULTILINE))
@@ -323,7 +341,7 @@ def link(objects: Sequence[bytes], assembly: str, script: str, target: Target, s
     A shared library of `objects` and of `assembly`, which may name files of `scratch`; it shows what
     `script` says. In `scratch`, which the caller owns.
     """
-    driver = find_driver()
+    driver = find_driver(target)
     _announce_warm_up(driver)
     names = []
     for index, data in enumerate(objects):

@@ -6,6 +6,7 @@ from typing import Any
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
     I64,
+    BFloat16Type,
     DenseArrayBase,
     FloatAttr,
     IntegerAttr,
@@ -36,7 +37,12 @@ from stepwell.conversion.to_llvm.core import (
     memory_type,
     static_shape,
 )
-from stepwell.conversion.to_llvm.scalars import element_type, with_element
+from stepwell.conversion.to_llvm.scalars import (
+    element_type,
+    narrowed_to_bf16,
+    widened_from_bf16,
+    with_element,
+)
 from stepwell.diagnostics import unsupported
 
 STACK_ALIGNMENT = 64
@@ -255,9 +261,13 @@ _COMBINE = {
 def _reduction(low: FunctionLowering, op: Any) -> None:
     """
     All lanes combined in a fixed tree: halves are combined until one lane is left. LLVM's own float
-    sums are in lane order (slow) unless `reassoc` leaves the order to the compiler.
+    sums are in lane order (slow) unless `reassoc` leaves the order to the compiler. bf16 is combined in f32.
     """
-    vector, kind = low.value(op.operands[0]), str(op.kind.data)
+    values, kind = [low.value(operand) for operand in op.operands], str(op.kind.data)
+    narrow = isinstance(element_type(values[0].type), BFloat16Type)
+    if narrow:
+        values = [widened_from_bf16(low, value) for value in values]
+    vector = values[0]
     type = vector.type
     assert isinstance(type, VectorType), "a reduction reads a vector"
     element, (width,) = type.element_type, type.get_shape()
@@ -284,9 +294,9 @@ def _reduction(low: FunctionLowering, op: Any) -> None:
             result = low.emit(name, (result, lane), element, properties)
     else:
         result = low.emit(f"intr.vector.reduce.{_REDUCTION[kind]}", (vector,), element)
-    if len(op.operands) > 1:
-        result = low.emit(name, (result, low.value(op.operands[1])), element, properties)
-    low.define(op.results[0], result)
+    if len(values) > 1:
+        result = low.emit(name, (result, values[1]), element, properties)
+    low.define(op.results[0], narrowed_to_bf16(low, result) if narrow else result)
 
 
 def _position(low: FunctionLowering, op: Any, dynamic: Sequence[SSAValue]) -> SSAValue:

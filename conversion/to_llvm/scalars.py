@@ -5,7 +5,7 @@ an integer's range saturates (NaN gives 0).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from xdsl.dialects.builtin import (
@@ -17,8 +17,10 @@ from xdsl.dialects.builtin import (
     IntegerAttr,
     IntegerType,
     VectorType,
+    bf16,
     f32,
     i1,
+    i16,
     i32,
     i64,
 )
@@ -194,10 +196,83 @@ def _addui_extended(low: FunctionLowering, op: Any) -> None:
 # --- floats and conversions ------------------------------------------------------------------------
 
 
+_ON_BITS = frozenset(("fneg", "intr.fabs", "intr.copysign"))
+
+
+def _arithmetic(
+    low: FunctionLowering,
+    name: str,
+    operands: Sequence[SSAValue],
+    properties: Mapping[str, Attribute] | None = None,
+) -> SSAValue:
+    """`llvm.<name>` on floats of one type; on bf16 in f32, rounded once."""
+    type = operands[0].type
+    if name in _ON_BITS or not isinstance(element_type(type), BFloat16Type):
+        return low.emit(name, operands, type, properties)
+    wide = with_element(type, f32)
+    operands = [widened_from_bf16(low, value) for value in operands]
+    return narrowed_to_bf16(low, low.emit(name, operands, wide, properties))
+
+
+def widened_from_bf16(low: FunctionLowering, value: SSAValue) -> SSAValue:
+    """
+    bf16 as f32, by a shift: of an `fpext` LLVM knows that the value is a bf16, computes in that type again and calls
+    `__truncsfbf2`.
+    """
+    bits = low.emit("bitcast", (value,), with_element(value.type, i16))
+    wide = with_element(value.type, i32)
+    bits = low.emit("shl", (low.emit("zext", (bits,), wide), low.splat(16, wide)), wide)
+    return low.emit("bitcast", (bits,), with_element(value.type, f32))
+
+
+def _computable(low: FunctionLowering, value: SSAValue) -> SSAValue:
+    """`value`, or what is bf16 as f32."""
+    is_bf16 = isinstance(element_type(value.type), BFloat16Type)
+    return widened_from_bf16(low, value) if is_bf16 else value
+
+
+def narrowed_to_bf16(low: FunctionLowering, value: SSAValue) -> SSAValue:
+    """
+    f32 or f64 to the nearest bf16, ties to even, on the bits: LLVM calls `__truncsfbf2` where the CPU has no instruction,
+    which no libgcc before 13 has, and takes `vcvtneps2bf16` where it has, which flushes denormals.
+    """
+    if isinstance(element_type(value.type), Float64Type):
+        value = _rounded_to_odd(low, value)
+    bits_type = with_element(value.type, i32)
+    bits = low.emit("bitcast", (value,), bits_type)
+    sixteen = low.splat(16, bits_type)
+    last = low.emit("and", (low.emit("lshr", (bits, sixteen), bits_type), low.splat(1, bits_type)), bits_type)
+    half = low.emit("add", (last, low.splat(0x7FFF, bits_type)), bits_type)
+    rounded = low.emit("add", (bits, half), bits_type)
+    size = low.emit("and", (bits, low.splat(0x7FFFFFFF, bits_type)), bits_type)
+    is_nan = low.compare("sgt", size, low.splat(0x7F800000, bits_type))
+    rounded = low.select(is_nan, low.emit("or", (bits, low.splat(1 << 22, bits_type)), bits_type), rounded)
+    high = low.emit("lshr", (rounded, sixteen), bits_type)
+    high = low.emit("trunc", (high,), with_element(value.type, i16))
+    return low.emit("bitcast", (high,), with_element(value.type, bf16))
+
+
+def _rounded_to_odd(low: FunctionLowering, value: SSAValue) -> SSAValue:
+    """f64 to the one of the two f32 around it whose last bit is 1, or to itself: rounding that once more is exact."""
+    single = with_element(value.type, f32)
+    bits_type = with_element(value.type, i32)
+    nearest = low.emit("fptrunc", (value,), single)
+    back = low.emit("fpext", (nearest,), value.type)
+    properties = {"fastmathFlags": low.strict}
+    sizes = [low.emit("intr.fabs", (x,), value.type, properties) for x in (back, value)]
+    flags = with_element(value.type, i1)
+    beyond = low.emit("fcmp", sizes, flags, {"predicate": IntegerAttr(2, i64), **properties})
+    inexact = low.emit("fcmp", sizes, flags, {"predicate": IntegerAttr(6, i64), **properties})
+    bits = low.emit("bitcast", (nearest,), bits_type)
+    below = low.emit("sub", (bits, low.emit("zext", (beyond,), bits_type)), bits_type)
+    odd = low.emit("or", (below, low.emit("zext", (inexact,), bits_type)), bits_type)
+    return low.emit("bitcast", (odd,), single)
+
+
 def _float(name: str) -> Handler:
     def lower(low: FunctionLowering, op: Any) -> None:
         operands = [low.value(operand) for operand in op.operands]
-        low.define(op.results[0], low.emit(name, operands, operands[0].type, low.fastmath))
+        low.define(op.results[0], _arithmetic(low, name, operands, low.fastmath))
 
     return lower
 
@@ -214,13 +289,14 @@ def _extremum(name: str, other: str) -> Handler:
             a, b = b, a
         bound = _known_float(b)
         if bound is None or bound != bound:
-            low.define(op.results[0], low.emit(name, (a, b), a.type, low.extremum))
+            low.define(op.results[0], _arithmetic(low, name, (a, b), low.extremum))
             return
         is_negative_zero = bound == 0 and math.copysign(1, bound) < 0
         strict = is_negative_zero if other == "l" else bound == 0 and not is_negative_zero
         predicate = {("l", False): 5, ("l", True): 4, ("g", False): 3, ("g", True): 2}[other, strict]
         properties = {"predicate": IntegerAttr(predicate, i64), "fastmathFlags": low.strict}
-        beyond = low.emit("fcmp", (a, b), with_element(a.type, i1), properties)
+        pair = _computable(low, a), _computable(low, b)
+        beyond = low.emit("fcmp", pair, with_element(a.type, i1), properties)
         low.define(op.results[0], low.select(beyond, b, a))
 
     return lower
@@ -239,7 +315,7 @@ def _known_float(value: SSAValue) -> float | None:
 
 
 def _cmpf(low: FunctionLowering, op: Any) -> None:
-    a, b = low.value(op.lhs), low.value(op.rhs)
+    a, b = (_computable(low, low.value(operand)) for operand in (op.lhs, op.rhs))
     properties = {"predicate": op.predicate, "fastmathFlags": low.strict}
     low.define(op.result, low.emit("fcmp", (a, b), with_element(a.type, i1), properties))
 
@@ -271,11 +347,15 @@ def _change_float(name: str) -> Handler:
     def lower(low: FunctionLowering, op: Any) -> None:
         value, type = low.value(op.operands[0]), op.results[0].type
         source, target = element_type(value.type), element_type(type)
-        if source != target and isinstance(source, _16_BIT) and isinstance(target, _16_BIT):
+        both = source != target and isinstance(source, _16_BIT) and isinstance(target, _16_BIT)
+        if source != target and isinstance(source, BFloat16Type):
+            value, source = widened_from_bf16(low, value), f32
+        elif both:
             value = low.emit("fpext", (value,), with_element(value.type, f32))
-            value = low.emit("fptrunc", (value,), type)
+        if source != target and isinstance(target, BFloat16Type):
+            value = narrowed_to_bf16(low, value)
         elif source != target:
-            value = low.emit(name, (value,), type)
+            value = low.emit("fptrunc" if both else name, (value,), type)
         low.define(op.results[0], value)
 
     return lower
@@ -286,9 +366,19 @@ def _to_integer(name: str) -> Handler:
 
     def lower(low: FunctionLowering, op: Any) -> None:
         value, type = low.value(op.operands[0]), llvm_type(op.results[0].type)
-        if isinstance(element_type(value.type), BFloat16Type):
-            value = low.emit("fpext", (value,), with_element(value.type, f32))
-        low.define(op.results[0], low.emit(name, (value,), type))
+        low.define(op.results[0], low.emit(name, (_computable(low, value),), type))
+
+    return lower
+
+
+def _from_integer(name: str) -> Handler:
+    def lower(low: FunctionLowering, op: Any) -> None:
+        value, type = low.value(op.operands[0]), op.results[0].type
+        if isinstance(element_type(type), BFloat16Type):
+            value = narrowed_to_bf16(low, low.emit(name, (value,), with_element(type, f32)))
+        else:
+            value = low.emit(name, (value,), type)
+        low.define(op.results[0], value)
 
     return lower
 
@@ -328,8 +418,15 @@ def _library(name: str) -> Handler:
 
         def one(arguments: list[SSAValue]) -> SSAValue:
             if narrow:
-                arguments = [low.emit("fpext", (value,), wide) for value in arguments]
+                arguments = [
+                    widened_from_bf16(low, value)
+                    if isinstance(element, BFloat16Type)
+                    else low.emit("fpext", (value,), wide)
+                    for value in arguments
+                ]
             result = low.call(callee, arguments, wide)
+            if isinstance(element, BFloat16Type):
+                return narrowed_to_bf16(low, result)
             return low.emit("fptrunc", (result,), element) if narrow else result
 
         if not isinstance(type, VectorType):
@@ -347,8 +444,8 @@ def _library(name: str) -> Handler:
 
 def _rsqrt(low: FunctionLowering, op: Any) -> None:
     value = low.value(op.operands[0])
-    root = low.emit("intr.sqrt", (value,), value.type, low.fastmath)
-    low.define(op.results[0], low.emit("fdiv", (low.splat(1.0, value.type), root), value.type, low.fastmath))
+    root = _arithmetic(low, "intr.sqrt", (value,), low.fastmath)
+    low.define(op.results[0], _arithmetic(low, "fdiv", (low.splat(1.0, value.type), root), low.fastmath))
 
 
 def _flagged(name: str, flag: str) -> Handler:
@@ -378,7 +475,7 @@ def _classify(predicate: int, positive: bool) -> Callable[[FunctionLowering, Any
     """isnan(x) == (x uno x); isinf(x) == (|x| == inf)."""
 
     def lower(low: FunctionLowering, op: Any) -> None:
-        value = low.value(op.operands[0])
+        value = _computable(low, low.value(op.operands[0]))
         other = value
         if positive:
             value = low.emit("intr.fabs", (value,), value.type, low.fastmath)
@@ -433,10 +530,11 @@ SCALARS: dict[str, Handler] = {
     **{
         f"arith.{name}": _convert(target)
         for name, target in (
-            ("extsi", "sext"), ("extui", "zext"), ("sitofp", "sitofp"), ("uitofp", "uitofp"),
-            ("bitcast", "bitcast"),
+            ("extsi", "sext"), ("extui", "zext"), ("bitcast", "bitcast"),
         )
     },
+    "arith.sitofp": _from_integer("sitofp"),
+    "arith.uitofp": _from_integer("uitofp"),
     "arith.trunci": _trunci,
     **{f"math.{name}": _library(name) for name in _LIBM},
     **{

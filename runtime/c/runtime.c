@@ -1,6 +1,7 @@
 /* The whole runtime as one translation unit: compiled once per target and kept as an object. */
 #include "internal.h"
 
+#include "bf16.c"
 #include "check.c"
 #include "context.c"
 #include "cpu.c"

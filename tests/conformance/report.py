@@ -6,6 +6,7 @@ Run the backend tests of the onnx package and print what passes, by family.
     python -m tests.conformance.report -k 'resize.*cubic'    some tests
     python -m tests.conformance.report --failed              what did not pass the last time
     python -m tests.conformance.report --variant symbolic    no extent known; or constant: all inputs but the first known
+    python -m tests.conformance.report --target aarch64      code of another machine, under emulation if need be
     python -m tests.conformance.report --table               only print the last results
 """
 
@@ -25,6 +26,7 @@ from tests.conformance.cases import all_cases, in_sample
 from tests.conformance.families import NAMES
 from tests.conformance.running import Result, run_cases
 from tests.conformance.variants import PUBLISHED, VARIANTS, differs
+from tests.foreign import FOREIGN_TARGET, missing, tensors_only
 
 _SAVE_EVERY = 25
 STATUSES = ("pass", "unsupported", "refused", "fault", "wrong", "crash", "timeout")
@@ -71,6 +73,7 @@ def main() -> int:
     parser.add_argument("-O", "--opt-level", type=int, default=3)
     parser.add_argument("--limit", type=float, default=60.0, help="seconds a test")
     parser.add_argument("--variant", choices=VARIANTS, default=PUBLISHED, help="how the models are asked")
+    parser.add_argument("--target", default="native", help="native, x86-64-v3, aarch64 (under QEMU), ...")
     parser.add_argument("--one-in", type=int, default=1, help="only one test in so many")
     parser.add_argument("--failed", action="store_true", help="only what did not pass the last time")
     parser.add_argument("--table", action="store_true", help="print the last results, run nothing")
@@ -79,7 +82,11 @@ def main() -> int:
     parser.add_argument("--results", type=Path, help="default: build/conformance-VARIANT.json")
     arguments = parser.parse_args()
     variant = arguments.variant
-    path = arguments.results or Path(f"build/conformance{'' if variant == PUBLISHED else f'-{variant}'}.json")
+    foreign = arguments.target == FOREIGN_TARGET
+    if foreign and (why := missing()):
+        parser.error(f"--target {arguments.target}: {why}")
+    kind = "".join(f"-{word}" for word in (variant, arguments.target) if word not in (PUBLISHED, "native"))
+    path = arguments.results or Path(f"build/conformance{kind}.json")
     known = _load(path)
     cases = all_cases().values()
     chosen = [
@@ -90,6 +97,7 @@ def main() -> int:
         and (not arguments.failed or case.name not in known or known[case.name].status != "pass")
         and in_sample(case.name, arguments.one_in)
         and differs(case, variant)
+        and not (foreign and not tensors_only(case.model()))
     ]
     if arguments.table:
         print(table(known[case.name] for case in chosen if case.name in known))
@@ -112,7 +120,13 @@ def main() -> int:
             print(f"\r{count}/{len(chosen)}", end="\r", file=sys.stderr)
 
     results = run_cases(
-        chosen, arguments.workers, arguments.limit, say, variant, opt_level=arguments.opt_level
+        chosen,
+        arguments.workers,
+        arguments.limit,
+        say,
+        variant,
+        opt_level=arguments.opt_level,
+        target=arguments.target,
     )
     _save(path, known)
     print(f"\n{table(results)}\n\n{time.monotonic() - started:.0f} s with {arguments.workers} workers")

@@ -41,16 +41,23 @@ class Difference(Exception):
 
 
 def run_case(case: Case, variant: str = PUBLISHED, **options: Any) -> None:
-    """Compile and run one test in one of its `VARIANTS`; raises where it fails."""
-    import stepwell
-
+    """Compile and run one test in one of its `VARIANTS`, of AArch64 under emulation; raises where it fails."""
     model, loaded = None, None
     for proto, inputs, expected in programs(case, variant):
         if model is None or proto is not loaded:
-            model, loaded = stepwell.compile(proto, cache=False, **options), proto
+            model, loaded = _compiled(proto, options), proto
         results = model.run(inputs)
         for info, want in zip(proto.graph.output, expected, strict=True):
             _compare(info.name, results[info.name], want, case.rtol, case.atol)
+
+
+def _compiled(proto: Any, options: dict[str, Any]) -> Any:
+    import stepwell
+    from tests.foreign import FOREIGN_TARGET, ForeignModel
+
+    if options.get("target") == FOREIGN_TARGET:
+        return ForeignModel(proto, **options)
+    return stepwell.compile(proto, cache=False, **options)
 
 
 def _compare(name: str, got: Any, want: Any, rtol: float, atol: float) -> None:

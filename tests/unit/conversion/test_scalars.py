@@ -199,3 +199,44 @@ func.func private @k(%x: memref<16xf32>, %o: memref<2x16xf32>, %begin: index, %e
             want = value if np.isnan(value) else pair[-1 if sign > 0 else 0]
             assert np.array_equal(got, want, equal_nan=True)
             assert np.isnan(want) or np.signbit(got) == np.signbit(want), (value, got)
+
+
+@needs_clang
+@pytest.mark.parametrize("width", [1, 16])
+def test_bf16_is_the_nearest_one_and_needs_no_library(tmp_path, width):
+    """Ties to even, denormals kept, f64 rounded once; of a CPU with and of one without the instruction."""
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2**32, 4096, np.uint64).astype(np.uint32)
+    ties = (np.arange(64, dtype=np.uint32) << 16) + np.uint32(0x8000)
+    edges = np.array([0x7F7FFFFF, 0x7F7F8000, 0x7F7F7FFF, 0x00000001, 0x80008001, 0x7F800000], np.uint32)
+    x = np.concatenate([bits, ties, ties | np.uint32(0x3F800000), edges]).view(np.float32)
+    near = x[np.isfinite(x)].astype(np.float64) * (1 + np.array([0, 2**-40, -(2**-40)])[:, None])
+    y = near.ravel()
+    x, y = x[~np.isnan(x)], np.append(y, [1e300, -1e300, 1e-300, np.inf])
+    text = "".join(
+        _kernel(name, "arith.truncf", source, "bf16", 1, width)
+        for name, source in (("single", "f32"), ("double", "f64"))
+    )
+    ir = llvm_ir(lower(text))
+    assert "fptrunc" not in ir.replace("fptrunc double", "").replace(f"fptrunc <{width} x double>", "")
+    library = build(ir, tmp_path)
+    for name, values in (("single", x), ("double", y)):
+        padded = np.resize(values, -(-len(values) // width) * width)
+        out = np.zeros(len(padded), np.uint16)
+        call(library, name, [padded, out], [len(padded)] * 2, tiles=len(padded) // width)
+        assert np.array_equal(out, _nearest_bf16(padded)), name
+
+
+def _nearest_bf16(x: np.ndarray) -> np.ndarray:
+    """The bits of the bf16 nearest to each value, by comparing the two around it."""
+    size = np.abs(x.astype(np.float64))
+    with np.errstate(over="ignore"):
+        below = size.astype(np.float32)
+    below = np.where(below.astype(np.float64) > size, np.nextafter(below, np.float32(0)), below)
+    low = below.view(np.uint32) >> 16
+    with np.errstate(invalid="ignore"):
+        value = (low << 16).view(np.float32).astype(np.float64)
+        step = np.where(low + 1 == 0x7F80, 2.0**128, ((low + 1) << 16).view(np.float32).astype(np.float64))
+        up = (size - value > step - size) | ((size - value == step - size) & (low & 1 == 1))
+    up &= np.isfinite(size)
+    return ((low + up) | np.where(np.signbit(x), 0x8000, 0)).astype(np.uint16)
