@@ -7,7 +7,7 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "src")]
 
-from lit_runner import run_test  # noqa: E402
+from stepwell.tools.lit_runner import run_test  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +19,7 @@ def _tables_as_they_were():
     before = [dict(table) for table in tables]
     yield
     plugins._loaded.clear()
+    plugins._given.clear()
     for table, entries in zip(tables, before, strict=True):
         table.clear()
         table.update(entries)

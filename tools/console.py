@@ -59,6 +59,11 @@ class Console:
         try:
             self.sources[path] = text = data.decode("utf-8")
         except UnicodeDecodeError as error:
+            if path.endswith(".onnx"):
+                raise Error(
+                    f"{path}: is an ONNX model, {self.tool} reads IR; make it by stepwell-translate {path} -o model.ir, or"
+                    f" simplified by stepwell compile {path} --emit graph -o model.ir"
+                ) from error
             line = data.count(b"\n", 0, error.start) + 1
             byte = f"{data[error.start]:#04x}"
             raise Error(f"{path}:{line}: byte {byte} is not UTF-8; save it as UTF-8") from error
@@ -109,6 +114,15 @@ class Console:
             traceback.print_exception(error, file=self.stderr)
         self.stderr.write(f"{diagnose(error).render(self.sources)}\n")
         return exit_code_of(error)
+
+
+def load_plugin_files(paths: Sequence[str]) -> None:
+    """Adopt the plug-ins of installed packages and those of `--load-pass`."""
+    from stepwell.plugins import load_plugin_file, load_plugins
+
+    load_plugins()
+    for path in paths:
+        load_plugin_file(path)
 
 
 def module_text_of(

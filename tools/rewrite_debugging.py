@@ -1,10 +1,12 @@
 """What stepwell-opt does for who debugs rewrites: statistics, expensive checks, bisection, reproducers."""
 
 import argparse
+import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from shlex import quote, split
 from typing import IO, TYPE_CHECKING, Any
 
 from stepwell.tools.console import Console
@@ -207,6 +209,19 @@ class Reproducer:
     suspect: str = ""
     seed: int = 0
     through_ll: bool = False
+    plugins: tuple[str, ...] = ()
+    """The files of `--load-pass`. They are programs: replaying a file from elsewhere does not run them unasked."""
+
+    def require_plugins(self, loaded: Sequence[str]) -> None:
+        """An error that says what to load, if a file that the head names was not."""
+        from stepwell.errors import Error
+
+        names = {os.path.basename(path) for path in loaded}
+        for path in self.plugins:
+            if os.path.basename(path) not in names:
+                raise Error(
+                    f"the reproducer needs the plug-in {path}, which is not loaded by itself; add --load-pass {quote(path)}"
+                )
 
 
 def reproducer_in(name: str, text: str) -> Reproducer:
@@ -214,13 +229,14 @@ def reproducer_in(name: str, text: str) -> Reproducer:
     from stepwell.errors import Error
 
     head = "\n".join(line for line in text.split("\n", 8)[:8] if line.startswith("//"))
-    run = re.search(r"RUN: stepwell-opt %s(?: --load-pass \S+)* -p '([^']*)'", head)
+    run = re.search(r"RUN: stepwell-opt %s((?: --load-pass (?:'[^']*'|\S+))*) -p '([^']*)'", head)
     if run is None:
         raise Error(f"{name}: has no line '// RUN: stepwell-opt %s -p '...''; give the passes with -p")
     wrong = re.search(r"MISCOMPILE: seed=(\d{1,18})( through=ll)? before='([^']*)' suspect='([^']*)'", head)
+    plugins = tuple(word for word in split(run[1]) if word != "--load-pass")
     if wrong is None:
-        return Reproducer(run[1])
-    return Reproducer(run[1], wrong[3], wrong[4], int(wrong[1]), wrong[2] is not None)
+        return Reproducer(run[2], plugins=plugins)
+    return Reproducer(run[2], wrong[3], wrong[4], int(wrong[1]), wrong[2] is not None, plugins)
 
 
 def replay_miscompile(

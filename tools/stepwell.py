@@ -157,6 +157,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--debug", action="store_true", help="show Python tracebacks")
     command.set_defaults(run=_new)
 
+    command = commands.add_parser("test", help="run the RUN lines of .ir files: FileCheck tests")
+    command.add_argument("files", nargs="+", metavar="FILE", help="tests, or directories of them")
+    command.add_argument("--debug", action="store_true", help="show Python tracebacks")
+    command.set_defaults(run=_test)
+
     command = commands.add_parser(
         "check",
         help="find the pass that broke a model",
@@ -172,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--dim", action="append", default=[], metavar="NAME=N", help="fix a symbolic dim; may be repeated"
     )
+    _plugin_option(command)
     command.add_argument("--json", action="store_true", help="as JSON")
     command.add_argument("--debug", action="store_true", help="show Python tracebacks")
     command.set_defaults(run=_inspect)
@@ -191,14 +197,38 @@ def _new(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
     for path in files:
         print(path, file=out)
     option = f"--load-pass {files[0]}"
-    print(f"its test: the RUN line of {files[1]}; to use it: stepwell compile MODEL {option}", file=err)
+    print(f"its test: stepwell test {files[1]}; to use it: stepwell compile MODEL {option}", file=err)
     return 0
+
+
+def _test(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
+    from stepwell.tools.lit_runner import run_test, tests_in
+
+    failed = 0
+    for path in tests_in(arguments.files):
+        outcome = run_test(path)
+        skipped = f" (skipped: {outcome.unsupported})" if outcome.unsupported else ""
+        print(f"{'pass' if outcome.passed else 'FAIL'}  {path}{skipped}", file=out)
+        if not outcome.passed:
+            print(outcome.log, file=err)
+            failed += 1
+    return 1 if failed else 0
 
 
 def _emits() -> tuple[str, ...]:
     from stepwell.compiler import EMITS
 
     return EMITS
+
+
+def _plugin_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--load-pass",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="take passes, ops and rules from a .py or .pat file",
+    )
 
 
 def _compile_options(command: argparse.ArgumentParser, threads_list: bool = False) -> None:
@@ -219,13 +249,7 @@ def _compile_options(command: argparse.ArgumentParser, threads_list: bool = Fals
     command.add_argument(
         "--dim", action="append", default=[], metavar="NAME=N", help="fix a symbolic dim; may be repeated"
     )
-    command.add_argument(
-        "--load-pass",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="take passes, ops and rules from a .py or .pat file",
-    )
+    _plugin_option(command)
     command.add_argument("--no-cache", action="store_true", help="compile even if the cache has the model")
     command.add_argument("--debug", action="store_true", help="show Python tracebacks")
 
@@ -562,7 +586,7 @@ def _inspect(arguments: argparse.Namespace, out: TextIO, err: TextIO) -> int:
     else:
         from stepwell.compiler import inspect_model
 
-        facts = inspect_model(arguments.model, _dims(arguments))
+        facts = inspect_model(arguments.model, _dims(arguments), arguments.load_pass)
     if arguments.json:
         print(json.dumps(facts, indent=2), file=out)
         return 0

@@ -146,7 +146,7 @@ def _show(report: "Report", out: TextIO) -> None:
         ("layer", found.layer),
         ("pipeline", found.pipeline),
         ("reproducer", f"{found.reproducer} ({found.reproducer_ops} ops)" if found.reproducer else ""),
-        ("replay", f"stepwell-opt --run-reproducer {found.reproducer}" if found.reproducer else ""),
+        ("replay", found.replay),
     ):
         if text:
             console.print(f"  {title + ':':12}{_escaped(text)}")

@@ -8,7 +8,14 @@ from typing import IO, TYPE_CHECKING
 
 from stepwell.tools import pass_reports
 from stepwell.tools import rewrite_debugging as debugging
-from stepwell.tools.console import Console, Exit, module_text_of, spelled_out, warn_of_unwritten
+from stepwell.tools.console import (
+    Console,
+    Exit,
+    load_plugin_files,
+    module_text_of,
+    spelled_out,
+    warn_of_unwritten,
+)
 
 if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
@@ -24,6 +31,7 @@ _EXAMPLES = """examples:
   stepwell-opt model.ir -p canonicalize --bisect-rewrites   the first rewrite that is wrong
   stepwell-opt --run-reproducer crash.ir               replay what stepwell wrote
   stepwell-opt --help tile-and-fuse                    what a pass does, and its options
+  stepwell-opt --help graph.sigmoid                    what an op takes and gives
   stepwell-opt --list-passes
   stepwell-opt model.ir --load-pass rules.pat -p rules   apply the rewrite rules of a file
   stepwell-opt --check-rules rules.pat                 test them on random programs
@@ -48,7 +56,7 @@ def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.N
     parser = console.parser("Read IR, apply passes, print IR.", _EXAMPLES)
     add = parser.add_argument
     add("input", nargs="?", default="-", help="the .ir file; - is standard input (default)")
-    add("-h", "--help", nargs="?", const="", metavar="PASS", help="this text, or that of a pass")
+    add("-h", "--help", nargs="?", const="", metavar="NAME", help="this text, or that of a pass or an op")
     add(
         "-p",
         "--pipeline",
@@ -184,6 +192,7 @@ class _Run:
 
         name, text = self.console.read(self.options.input)
         found = debugging.reproducer_in(name, text)
+        found.require_plugins(self.options.load_pass)
         if found.before is not None:
             return debugging.replay_miscompile(self.console, name, text, found, self.passes)
         outputs: list[str] = []
@@ -299,10 +308,10 @@ class _Run:
 
     def _reproducer(self, text: str) -> str:
         import tempfile
-        from shlex import quote
 
-        loaded = "".join(f" --load-pass {quote(path)}" for path in self.options.load_pass)
-        content = f"// RUN: stepwell-opt %s{loaded} -p '{self.options.pipeline}'\n{text}"
+        from stepwell.compiler import reproducer_heading
+
+        content = reproducer_heading(self.options.pipeline) + text
         if (path := self.options.crash_reproducer) is not None:
             try:
                 with open(path, "w", encoding="utf-8") as file:
@@ -347,12 +356,9 @@ class _Run:
 
     def _load_passes(self) -> "dict[str, str | type[ModulePass]]":
         """The passes of this compiler, of its plug-ins, and of the files of `--load-pass`."""
-        from stepwell.plugins import load_plugin_file, load_plugins
         from stepwell.registry import PASSES
 
-        load_plugins()
-        for path in self.options.load_pass:
-            load_plugin_file(path)
+        load_plugin_files(self.options.load_pass)
         return dict(PASSES)
 
     def _check_rules(self) -> int:
@@ -387,6 +393,8 @@ class _Run:
         from stepwell.pipeline_text import did_you_mean
         from stepwell.pipelines import option_docs
 
+        if "." in name:
+            return self._explain_op(name)
         if name not in self.passes:
             raise Error(f"unknown pass '{name}'{did_you_mean(name, self.passes) or '; see --list-passes'}")
         entry = self.passes[name]
@@ -400,6 +408,26 @@ class _Run:
             self.stdout.write(f"  {option}={kind} (default {default})\n")
             if document:
                 self.stdout.write(f"      {document}\n")
+        return 0
+
+    def _explain_op(self, name: str) -> int:
+        from stepwell.compat import new_context
+        from stepwell.errors import Error
+        from stepwell.language_server.knowledge import Knowledge
+        from stepwell.pipeline_text import did_you_mean
+        from stepwell.registry import DIALECTS
+
+        knowledge = Knowledge(new_context(DIALECTS))
+        cls, text = knowledge.operation(name), knowledge.describe_operation(name)
+        if cls is None or text is None:
+            dialect = name.partition(".")[0]
+            known = knowledge.operations(dialect) or knowledge.dialects()
+            raise Error(
+                f"unknown operation '{name}'{did_you_mean(name, known) or '; see docs/reference/ops'}"
+            )
+        self.stdout.write(
+            f"{text.replace(f'**{name}**', name, 1)}\n\nin Python: {cls.__module__}.{cls.__qualname__}\n"
+        )
         return 0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from stepwell.tools.console import Console, Exit
+from stepwell.tools.console import Console, Exit, load_plugin_files
 
 if TYPE_CHECKING:
     from stepwell.pipelines import Stage
@@ -17,6 +17,7 @@ _EXAMPLES = """examples:
   stepwell-reduce in.ir --predicate message --message 'no lowering' -p to-tensor -o out.ir
   stepwell-reduce in.ir --predicate miscompile -p fuse-elementwise -o out.ir
   stepwell-reduce in.ir --predicate miscompile --suspect vectorise -p to-loops -o out.ir
+  stepwell-reduce in.ir --predicate miscompile --load-pass mine.py -p my-pass -o out.ir
   stepwell-reduce in.ir --predicate script --script ./is_interesting.sh -o out.ir
   stepwell-opt --run-reproducer out.ir                                   replay the result
 
@@ -49,6 +50,9 @@ def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.N
     add("--predicate", choices=("crash", "message", "miscompile", "script"), default="crash", metavar="P",
         help="what is interesting: crash (default), message, miscompile or script")  # fmt: skip
     add("-p", "--pipeline", default="", metavar="TEXT", help="the passes, as for stepwell-opt")
+    add(
+        "--load-pass", action="append", default=[], metavar="FILE", help="take passes from a .py or .pat file"
+    )
     add("--message", default="", metavar="REGEX", help="what the error has to say")
     add("--suspect", default="", metavar="PASS", help="of -p, the pass to blame (default: all of -p)")
     add("--through", choices=("ll",), help="also print the result as LLVM IR and read it back")
@@ -73,6 +77,7 @@ def _reduce(options: argparse.Namespace, console: Console) -> int:
     from stepwell.reduction import Reduction, drop_empty_attributes, inline_constants, op_count
     from stepwell.registry import DIALECTS
 
+    load_plugin_files(options.load_pass)
     name, text = console.read(options.input)
     ctx = new_context(DIALECTS)
     module = read_module(ctx, name, text)
@@ -112,6 +117,7 @@ def _predicate(
     options: argparse.Namespace, stages: "list[Stage]", directory: Path, module: Any, ctx: Any
 ) -> tuple[Any, str]:
     """The predicate, and the lines above the result."""
+    from stepwell.compiler import reproducer_heading
     from stepwell.errors import Error
     from stepwell.pipelines import print_pipeline
     from stepwell.predicates import Breakdown, Script
@@ -131,8 +137,7 @@ def _predicate(
     if kind == "message" and not options.message:
         raise Error("--predicate message needs --message REGEX")
     pattern = options.message if kind == "message" else ""
-    heading = f"// RUN: stepwell-opt %s -p '{print_pipeline(stages)}'\n"
-    return Breakdown(stages, _checked_pattern(pattern)), heading
+    return Breakdown(stages, _checked_pattern(pattern)), reproducer_heading(print_pipeline(stages))
 
 
 def _miscompile(

@@ -7,7 +7,7 @@ from io import StringIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from stepwell.tools.console import Console, Exit, module_text_of, warn_of_unwritten
+from stepwell.tools.console import Console, Exit, load_plugin_files, module_text_of, warn_of_unwritten
 
 if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
@@ -56,6 +56,7 @@ def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.N
     add("--to", choices=targets, help="the format to write (default ir, of pat: python)")
     add("-o", "--output", metavar="FILE", help="write there instead of to standard output")
     add("--dim", action="append", default=[], metavar="NAME=N", help="give a named extent a number")
+    add("--load-pass", action="append", default=[], metavar="FILE", help="take operators from a .py file")
     add("--resources", metavar="FILE", help="the sidecar file for weights")
     add("--mlir-print-op-generic", action="store_true", help="print every op in generic form")
     add("--print-debuginfo", action="store_true", help="print locations")
@@ -79,6 +80,7 @@ def _translate(options: argparse.Namespace, console: Console) -> int:
     from stepwell.errors import Error
     from stepwell.registry import DIALECTS, FILE_BACKENDS
 
+    load_plugin_files(options.load_pass)
     ctx = new_context(DIALECTS)
     if options.source == "pat":
         from stepwell.transforms.rules.loading import generate_rules

@@ -369,6 +369,8 @@ class Importer:
             )
             count = f"{len(places)} operator{'s' if len(places) > 1 else ''}"
             fix = "replace them or export otherwise"
+            if all("." in name for name in places):  # of the user's domains
+                fix += ", or say what they mean in a plug-in (--load-pass)"
             if any(name.endswith(".ZipMap") for name in places):
                 fix = "export with the option zipmap=False, which gives the scores as a tensor"
             raise UnsupportedError(f"{self.label}: {count} not supported: {listed}; {fix}")

@@ -20,7 +20,7 @@ from xdsl.utils.exceptions import PassFailedException, VerifyException
 
 from stepwell.comparison import compare, random_array, rounding_of
 from stepwell.compat import StepwellContext
-from stepwell.compiler import Compilation, Options
+from stepwell.compiler import Compilation, Options, plugin_arguments, reproducer_heading
 from stepwell.diagnostics import one_line, public_error, source_names
 from stepwell.errors import Error, InternalError, RunError, UnsupportedError
 from stepwell.execution import (
@@ -91,6 +91,8 @@ class Finding:
     """What `stepwell-opt` runs up to and including the pass."""
     reproducer: str = ""
     reproducer_ops: int = 0
+    replay: str = ""
+    """The command that replays the reproducer."""
 
 
 @dataclass
@@ -527,6 +529,7 @@ class Check:
         path = self.reproducer or reproducer_path()
         write_reproducer(small, ctx, path, predicate)
         finding.reproducer, finding.reproducer_ops = str(path), op_count(small)
+        finding.replay = f"stepwell-opt --run-reproducer {path}{plugin_arguments()}"
 
     # --- the library, kernel by kernel -----------------------------------------------------------
 
@@ -586,7 +589,7 @@ def miscompile_heading(predicate: Miscompile) -> str:
     through = " through=ll" if predicate.through_ll else ""
     pipeline = print_pipeline([*predicate.prefix, *predicate.suspect])
     return (
-        f"// RUN: stepwell-opt %s -p '{pipeline}'\n"
+        f"{reproducer_heading(pipeline)}"
         f"// MISCOMPILE: seed={predicate.seed}{through} before='{prefix}' suspect='{suspect}'\n"
     )
 

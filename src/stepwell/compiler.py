@@ -381,8 +381,17 @@ def reproducer_path() -> Path:
 
 
 def reproducer_heading(pipeline: str) -> str:
-    """The first line of a reproducer: the command that breaks down on it."""
-    return f"// RUN: stepwell-opt %s -p '{pipeline}'\n"
+    """The first line of a reproducer: the command that breaks down on it, with the plug-ins that it takes."""
+    return f"// RUN: stepwell-opt %s{plugin_arguments()} -p '{pipeline}'\n"
+
+
+def plugin_arguments() -> str:
+    """`--load-pass` for each plug-in file of this process, as a shell takes them."""
+    from shlex import quote
+
+    from stepwell.plugins import given_files
+
+    return "".join(f" --load-pass {quote(path)}" for path in given_files())
 
 
 def prefix_from(path: str | os.PathLike) -> str:
@@ -480,7 +489,9 @@ def interpret_model(path: str, inputs: Sequence[Any]) -> list[Any]:
         raise public_error(error) from error
 
 
-def inspect_model(path: str, dims: Mapping[str, int] | None = None) -> dict[str, Any]:
+def inspect_model(
+    path: str, dims: Mapping[str, int] | None = None, plugins: Sequence[str] = ()
+) -> dict[str, Any]:
     """
     Interface, operators, cost, memory and all that is not supported of the model in the file at `path`.
     "operations" (additions, multiplications and the like of one run) and "arena_bytes" are None where they
@@ -493,7 +504,7 @@ def inspect_model(path: str, dims: Mapping[str, int] | None = None) -> dict[str,
     from stepwell.errors import UnsupportedError
     from stepwell.resources import resource_keys
 
-    compilation = Compilation(Options(dims=tuple(sorted((dims or {}).items()))))
+    compilation = Compilation(Options(dims=tuple(sorted((dims or {}).items())), plugins=tuple(plugins)))
     facts: dict[str, Any] = {
         "inputs": [], "outputs": [], "operators": {}, "weight_bytes": 0, "operations": None, "arena_bytes": None,
         "unsupported": [],

@@ -28,6 +28,8 @@ GROUP = "stepwell.plugins"
 
 _loaded: set[str] = set()
 """Files and entry points that were adopted."""
+_given: dict[str, None] = {}
+"""The files of `--load-pass` as they were written there, in that order."""
 
 
 def installed() -> list[str]:
@@ -80,6 +82,11 @@ def loaded_files() -> list[str]:
     return sorted(name for name in _loaded if os.path.isabs(name))
 
 
+def given_files() -> list[str]:
+    """The files of `--load-pass`, as a command that does the same has to name them."""
+    return list(_given)
+
+
 def load_plugin_file(path: str) -> None:
     """Adopt the plug-in in a `.py` or `.pat` file; the same file is read once a process."""
     from stepwell.transforms.rules.loading import load_file
@@ -93,14 +100,15 @@ def load_plugin_file(path: str) -> None:
         )
     if file.suffix == ".pat":
         _adopt_rules(file.resolve())
-        return
-    try:
-        module = load_file(file.resolve())
-    except Error:
-        raise
-    except Exception as error:
-        raise Error(f"{path}: cannot be loaded: {type(error).__name__}: {error}") from error
-    adopt(module, str(file.resolve()))
+    else:
+        try:
+            module = load_file(file.resolve())
+        except Error:
+            raise
+        except Exception as error:
+            raise Error(f"{path}: cannot be loaded: {type(error).__name__}: {error}") from error
+        adopt(module, str(file.resolve()))
+    _given[path] = None
 
 
 def file_fingerprint(path: str) -> str:

@@ -25,6 +25,7 @@ _COMMANDS = {
     "filecheck": "-m filecheck",
     "stepwell": "-m stepwell.tools.stepwell",
     "stepwell-opt": "-m stepwell.tools.stepwell_opt",
+    "stepwell-reduce": "-m stepwell.tools.stepwell_reduce",
     "stepwell-translate": "-m stepwell.tools.stepwell_translate",
 }
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from lit_runner import _run_lines, _split, run_test
+
+from stepwell.tools.lit_runner import _run_lines, _split, run_test
 
 BODY = "\n// CHECK: func.func @f\nfunc.func @f() {\n  func.return\n}\n"
 
@@ -82,3 +83,21 @@ def test_what_runs_in_this_process():
 
 def test_lines_are_joined():
     assert _run_lines("// RUN: a \\\n// RUN:   b\n// RUN: c") == ["a b", "c"]
+
+
+def test_the_command_runs_files_and_directories(tmp_path, capsys):
+    from stepwell.tools.stepwell import main
+
+    (tmp_path / "input.ir").write_text(BODY)
+    assert main(["test", str(tmp_path)]) == 1
+    assert "holds no test" in capsys.readouterr().err
+    (tmp_path / "good.ir").write_text(f"// RUN: stepwell-opt %s | filecheck %s\n{BODY}")
+    assert main(["test", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"pass  {tmp_path / 'good.ir'}\n"
+    (tmp_path / "bad.ir").write_text(
+        f"// RUN: stepwell-opt %s | filecheck %s\n{BODY}\n// CHECK: nothing like this\n"
+    )
+    assert main(["test", str(tmp_path / "good.ir"), str(tmp_path / "bad.ir")]) == 1
+    captured = capsys.readouterr()
+    assert "FAIL" in captured.out and "Couldn't match" in captured.err
+    assert main(["test", str(tmp_path / "absent.ir")]) == 1

@@ -182,3 +182,15 @@ def test_the_meaning_of_the_example_is_what_the_paper_says():
     code += "from stepwell.interpreter.graph import EVALUATE; import numpy as np\n"
     code += f"print(EVALUATE['graph.squared_relu'](None, np.array({x.tolist()})).tolist())"
     assert succeed(ROOT / "docs", code).strip() == "[0.0, 0.0, 9.0]"
+
+
+def test_a_model_with_an_op_of_a_file_is_inspected_and_translated(folder):
+    code = """
+from stepwell.tools import stepwell, stepwell_translate
+assert stepwell.main(["inspect", "net.onnx"]) == 0
+assert stepwell.main(["inspect", "net.onnx", "--load-pass", "squared_relu.py"]) == 0
+assert stepwell_translate.main(["net.onnx", "--load-pass", "squared_relu.py"]) == 0
+"""
+    out = succeed(folder, code)
+    assert "or say what they mean in a plug-in (--load-pass)" in out
+    assert "1 graph.squared_relu" in out and "= graph.squared_relu %" in out

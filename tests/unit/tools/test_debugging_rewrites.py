@@ -107,7 +107,7 @@ def test_a_miscompile_is_reduced_and_replayed(wrong, tmp_path):
     from stepwell.pipelines import resolve_pipeline
     from stepwell.transforms.graph.simplify_graph import SimplifyGraphPass
 
-    # stepwell-reduce has no --load-pass: put the wrong patterns behind a registered name.
+    # Once the fault is mended the reproducer says so: put the wrong patterns behind a registered name.
     scope: dict = {"__name__": "wrong"}
     exec(WRONG.replace("@dataclass(frozen=True)\n", ""), scope)
     good = SimplifyGraphPass.apply
@@ -123,6 +123,45 @@ def test_a_miscompile_is_reduced_and_replayed(wrong, tmp_path):
     code, _, err = run(stepwell_opt, "--run-reproducer", str(small))
     assert code == 0 and "not reproduced: agrees behind" in err
     assert resolve_pipeline("simplify-graph")
+
+
+def test_a_miscompile_by_a_plugin_is_reduced_and_names_it(wrong, tmp_path):
+    source, *plugin = wrong
+    small = str(tmp_path / "small.ir")
+    code, _, err = run(stepwell_reduce, source, *plugin, "--predicate", "miscompile", "-o", small)
+    assert code == 0 and "4 ops to 2" in err
+    assert f"// RUN: stepwell-opt %s --load-pass {plugin[1]} -p " in open(small).read()
+    assert run(stepwell_opt, "--run-reproducer", small, *plugin[:2])[0] == 3
+    code, _, err = run(stepwell_opt, "--run-reproducer", small)
+    assert code == 1 and f"add --load-pass {plugin[1]}" in err, "a program is not run unasked"
+
+
+def test_a_path_with_a_space_is_read_back(tmp_path):
+    from stepwell.tools.rewrite_debugging import reproducer_in
+
+    found = reproducer_in(
+        "x.ir", "// RUN: stepwell-opt %s --load-pass 'my passes/a.py' --load-pass b.pat -p 'cse,dce'\n"
+    )
+    assert found.plugins == ("my passes/a.py", "b.pat") and found.pipeline == "cse,dce"
+
+
+def test_the_replay_that_check_prints_takes_the_plugin(tmp_path, capsys):
+    (tmp_path / "wrong.py").write_text(
+        WRONG.replace('name = "wrong"', 'name, after = "wrong", "simplify-graph"')
+    )
+    (tmp_path / "sums.ir").write_text(SUMS.replace("%b = graph.neg", "%b = graph.tanh"))
+    arguments = [
+        "check",
+        str(tmp_path / "sums.ir"),
+        "--load-pass",
+        str(tmp_path / "wrong.py"),
+        "--last",
+        "graph",
+    ]
+    assert stepwell.main([*arguments, "--reproducer", str(tmp_path / "bad.ir"), "--no-onnxruntime"]) == 3
+    out = capsys.readouterr().out
+    replay = next(line.split("replay:")[1].split() for line in out.split("\n") if "replay:" in line)
+    assert replay[0] == "stepwell-opt" and run(stepwell_opt, *replay[1:])[0] == 3
 
 
 def test_a_reproducer_of_a_crash_is_run(tmp_path):

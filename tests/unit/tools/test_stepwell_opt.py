@@ -59,6 +59,22 @@ def test_help_lists_flags_and_a_pass_explains_itself(tmp_path):
     assert code == 1 and "did you mean 'set-target'?" in err
 
 
+def test_an_op_explains_itself(tmp_path):
+    code, out, _ = run("--help", "graph.gemm")
+    assert code == 0 and out.startswith("graph.gemm (a, b, c?) -> (y)\n") and "trans_a" in out
+    assert "in Python: stepwell.dialects.graph.contraction.GemmOp" in out
+    code, _, err = run("--help", "graph.gem")
+    assert code == 1 and "did you mean 'graph.gemm'?" in err
+    code, _, err = run("--help", "no.thing")
+    assert code == 1 and "unknown operation 'no.thing'" in err
+
+
+def test_a_model_is_not_mistaken_for_badly_encoded_text(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(b"\x08\x0a\xbd")
+    code, _, err = run(str(tmp_path / "m.onnx"))
+    assert code == 1 and "is an ONNX model" in err and "stepwell-translate" in err
+
+
 def test_list_passes():
     code, out, _ = run("--list-passes")
     assert code == 0 and "canonicalize" in out and "Fold integer constants" in out

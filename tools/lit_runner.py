@@ -1,6 +1,6 @@
-"""Runs the RUN lines of a lit test inside this process, about ten milliseconds each.
+"""`stepwell test`, and the tests of the repository: the RUN lines of a lit test, about ten milliseconds each in this process.
 
-`stepwell-opt`, `stepwell-translate`, `filecheck` and `not` are called as functions; a line with any other
+`stepwell-opt`, `stepwell-translate`, `stepwell-reduce`, `filecheck` and `not` are called as functions; a line with any other
 word goes to a real shell. The same tree runs under plain `lit` (`tests/lit/lit.cfg.py`).
 """
 
@@ -12,11 +12,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import IO
+
+from stepwell.errors import Error
 
 Tool = Callable[[list[str], IO[str], IO[str], IO[str]], int]
 _CONTROL = {"|", "&&", ";", ">", ">>", "<", "2>", "2>&1", "&>"}
@@ -37,8 +39,32 @@ class _Command:
     redirects: list[tuple[str, str]] = field(default_factory=list)
 
 
+def tests_in(names: Sequence[str]) -> list[Path]:
+    """The files named, and those with RUN lines in the directories named, sorted; an error if one is no test."""
+    tests: list[Path] = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            found = [
+                p
+                for p in sorted(path.rglob("*.ir"))
+                if "RUN:" in p.read_text(encoding="utf-8", errors="replace")
+            ]
+            if not found:
+                raise Error(
+                    f"{name}: holds no test; a test is an .ir file with a line '// RUN: stepwell-opt %s ...'"
+                )
+            tests += found
+        elif path.is_file():
+            tests.append(path)
+        else:
+            raise Error(f"{name}: there is no such file; give a test, or a directory of tests")
+    return tests
+
+
 def run_test(path: Path) -> Outcome:
     """Run all RUN lines of the test at `path`; it fails at the first line that does."""
+    path = path.absolute()
     text = path.read_text(encoding="utf-8")
     for program in re.findall(r"REQUIRES:\s*(\S+)", text):
         if shutil.which(program) is None:
@@ -195,6 +221,7 @@ def _run_shell(line: str) -> tuple[int, str, str]:
     functions = [
         f'stepwell-opt() {{ {python} -m stepwell.tools.stepwell_opt "$@"; }}',
         f'stepwell-translate() {{ {python} -m stepwell.tools.stepwell_translate "$@"; }}',
+        f'stepwell-reduce() {{ {python} -m stepwell.tools.stepwell_reduce "$@"; }}',
         f'filecheck() {{ {python} -m filecheck "$@"; }}',
         'not() { if "$@"; then return 1; else return 0; fi; }',
     ]
@@ -221,8 +248,19 @@ def _translate(argv: list[str], stdin: IO[str], stdout: IO[str], stderr: IO[str]
     return main(argv, stdin, stdout, stderr)
 
 
+def _reduce(argv: list[str], stdin: IO[str], stdout: IO[str], stderr: IO[str]) -> int:
+    from stepwell.tools.stepwell_reduce import main
+
+    return main(argv, stdin, stdout, stderr)
+
+
 def _filecheck(argv: list[str], stdin: IO[str], stdout: IO[str], stderr: IO[str]) -> int:
-    from filecheck.finput import FInput
+    try:
+        from filecheck.finput import FInput
+    except ImportError as error:
+        raise Error(
+            "tests need the package filecheck, which is not installed; pip install filecheck"
+        ) from error
     from filecheck.matcher import Matcher
     from filecheck.options import parse_argv_options
     from filecheck.parser import Parser
@@ -242,6 +280,7 @@ def _filecheck(argv: list[str], stdin: IO[str], stdout: IO[str], stderr: IO[str]
 _TOOLS: dict[str, Tool] = {
     "stepwell-opt": _opt,
     "stepwell-translate": _translate,
+    "stepwell-reduce": _reduce,
     "filecheck": _filecheck,
     "FileCheck": _filecheck,
 }
