@@ -8,7 +8,7 @@ one; then the first of its rewrites, the layer whose value it spoils, and a smal
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from stepwell.interpreter import Machine, OutOfFuel
 from stepwell.pipelines import LEVELS, Stage, print_pipeline, run_pipeline
 from stepwell.predicates import CANNOT_RUN, FAILURES, Miscompile, Outcome, outcome_of_run
 from stepwell.rewriting import logged_rewrites
-from stepwell.sampling import Kernels, Sample, run_sampled
+from stepwell.sampling import Kernels, Sample, SampledMiscompile, alone, run_sampled
 from stepwell.verification import verify_module
 
 STAGES = ("import", *LEVELS, "ll", "so")
@@ -152,6 +152,8 @@ class Check:
         self.inputs = self._inputs()
         self.layers = _Layers(self.imported)
         self.kernels: Kernels | None = None
+        self._above_kernels = 0
+        """The passes behind which `kernels` were taken down."""
         self.sample: Sample | None = None
         self._sampling, self._only, self._level_name = False, None, ""
         if not self._reference():
@@ -324,6 +326,7 @@ class Check:
         finally:
             if level == "kernels":
                 self.kernels = Kernels(compilation.module, compilation.ctx)
+                self._above_kernels = len(compilation._applied)
         self._enter(level, outcome, begin)
         if outcome.is_bad:
             self._locate(level, compilation)
@@ -341,6 +344,7 @@ class Check:
             return
         if not outcome.is_bad:
             self.kernels = Kernels(module, ctx)
+            self._above_kernels = len(compilation._applied)
 
     def _outcome_within(self, level: str, module: ModuleOp, ctx: StepwellContext) -> Outcome:
         """The outcome of a level: as a whole, or on samples if that takes too long, as all levels below do then."""
@@ -492,24 +496,67 @@ class Check:
     ) -> Finding:  # fmt: skip
         finding = Finding(stage, name, str(outcome), pipeline=pipeline)
         self.report.finding = finding
-        if self.reduce_s > 0 and self._sampling:
-            self.report.notes.append(
-                "no reproducer: a level was run on samples, and a reduction runs the model as a whole, many times; give"
-                " smaller extents with --dim, or a model of the layer alone"
-            )
-        elif self.reduce_s > 0:
-            self._reduce(finding, Miscompile(list(prefix), list(suspect), through, self.seed))
+        predicate = Miscompile(list(prefix), list(suspect), through, self.seed)
+        if self.reduce_s > 0 and not (self._sampling and self._reduce_kernel(finding, predicate)):
+            self._reduce(finding, replace(predicate, limit_s=self.stage_s) if self._sampling else predicate)
         return finding
 
     # --- a reproducer ----------------------------------------------------------------------------
 
+    def _reduce_kernel(self, finding: Finding, whole: Miscompile) -> bool:
+        """
+        Of a model that takes too long as a whole: the wrong kernel alone, as it was at the kernels level. False if there is
+        no such kernel, or it is right by itself.
+        """
+        from stepwell.reduction import Reduction
+
+        wrong = self.sample.wrong if self.sample is not None else None
+        if wrong is None or self.kernels is None or (module := alone(self.kernels, wrong.kernel)) is None:
+            return False
+        self.progress("reduce", f"@{wrong.kernel}")
+        ctx, prefix = _copy_of(self.kernels.ctx), whole.prefix[self._above_kernels :]
+        whole = replace(whole, prefix=prefix)
+        predicate = SampledMiscompile(
+            prefix, whole.suspect, whole.through_ll, self.seed, limit_s=self.stage_s
+        )
+        outcome = predicate.outcome(module, ctx)
+        if not outcome.is_bad:
+            return False
+        predicate = predicate.looking_for(outcome)
+        small = Reduction(predicate, ctx, self.reduce_s, lambda text: self.progress("reduce", text)).reduce(
+            module
+        )
+        if whole.outcome(small, ctx).is_bad:
+            self._write_reproducer(finding, small, ctx, whole)
+        else:
+            self.report.notes.append(
+                f"no reproducer: @{wrong.kernel} did not get small enough to be run as a whole; give more time with --reduce"
+            )
+        return True
+
+    def _write_reproducer(
+        self, finding: Finding, module: ModuleOp, ctx: StepwellContext, predicate: Miscompile
+    ) -> None:
+        from stepwell.compiler import reproducer_path
+        from stepwell.reduction import op_count
+
+        path = self.reproducer or reproducer_path()
+        write_reproducer(module, ctx, path, predicate)
+        finding.reproducer, finding.reproducer_ops = str(path), op_count(module)
+        finding.replay = f"stepwell-opt --run-reproducer {path}{plugin_arguments()}"
+
     def _reduce(self, finding: Finding, predicate: Miscompile) -> None:
         """First the model as it was imported, with all passes; then what the bad pass is given, if that is smaller."""
-        from stepwell.compiler import reproducer_path
         from stepwell.reduction import Reduction, op_count
 
         self.progress("reduce", finding.pass_name)
         outcome = predicate.outcome(self.imported, self.ctx)
+        if outcome.kind == "late":
+            self.report.notes.append(
+                "no reproducer: a level was run on samples, and it is not one kernel alone that is wrong; give smaller"
+                " extents with --dim, or a model of the layer alone"
+            )
+            return
         if not outcome.is_bad:
             self.report.notes.append("the fault does not show on random inputs, so there is no reproducer")
             return
@@ -526,10 +573,7 @@ class Check:
                 lowered = Reduction(inner, own, self.reduce_s / 2).reduce(lowered)
                 if op_count(lowered) <= op_count(small):
                     small, ctx, predicate = lowered, own, inner
-        path = self.reproducer or reproducer_path()
-        write_reproducer(small, ctx, path, predicate)
-        finding.reproducer, finding.reproducer_ops = str(path), op_count(small)
-        finding.replay = f"stepwell-opt --run-reproducer {path}{plugin_arguments()}"
+        self._write_reproducer(finding, small, ctx, predicate)
 
     # --- the library, kernel by kernel -----------------------------------------------------------
 

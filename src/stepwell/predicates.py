@@ -3,7 +3,7 @@
 import re
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ class Outcome:
     """How the module behind a pass compares with the one before it."""
 
     kind: str
-    """"agrees", "differs", "fails" (it cannot be run), "breaks" (the pass raised), "unknown" (nothing to compare)."""
+    """"agrees", "differs", "fails" (it cannot be run), "breaks" (the pass raised), "unknown" (nothing to compare),
+    "late" (it takes too long)."""
     difference: Difference = field(default_factory=lambda: Difference(0.0))
     message: str = ""
 
@@ -85,6 +86,8 @@ class Miscompile:
     """If given, the kind of outcome that is looked for, "differs" or "fails"."""
     head: str = ""
     """If given, how the message of a failure begins."""
+    limit_s: float = inf
+    """Seconds of processor time for one run of the module."""
 
     def outcome(self, module: ModuleOp, ctx: StepwellContext) -> Outcome:
         """What the passes do to `module`, which stays as it is."""
@@ -93,11 +96,15 @@ class Miscompile:
         try:
             interface = interface_of(module)
             inputs = interface.random(self.seed)
-            first = run_module(module, own, inputs, fuel=_FUEL)
+            first = run_module(module, own, inputs, fuel=_FUEL, seconds=self.limit_s)
             exact = exact_values(module, own, inputs)
             run_pipeline(own, module, self.prefix)
             interface = interface_of(module, interface)
-            want = run_module(module, own, inputs, interface, fuel=_FUEL) if self.prefix else first
+            want = first
+            if self.prefix:
+                want = run_module(module, own, inputs, interface, fuel=_FUEL, seconds=self.limit_s)
+        except OutOfFuel as error:
+            return Outcome("late", message=one_line(error))
         except Exception as error:
             return Outcome("unknown", message=one_line(error))
         if not _is_known(want) or not compare(want, first, exact).agrees:
@@ -112,9 +119,9 @@ class Miscompile:
         except Exception as error:
             return Outcome("breaks", message=one_line(error))
         try:
-            return outcome_of_run(module, own, inputs, want, exact, interface, fuel=20 * _FUEL)
+            return outcome_of_run(module, own, inputs, want, exact, interface, self.limit_s, fuel=20 * _FUEL)
         except OutOfFuel as error:
-            return Outcome("fails", message=one_line(error))
+            return Outcome("fails" if self.limit_s == inf else "late", message=one_line(error))
         except UnsupportedOperation as error:
             return Outcome("unknown", message=one_line(error))
 
@@ -127,7 +134,7 @@ class Miscompile:
     def looking_for(self, outcome: Outcome) -> "Miscompile":
         """This predicate, holding to the kind of `outcome`."""
         head = outcome.message.split(":")[0] if outcome.kind == "fails" else ""
-        return Miscompile(self.prefix, self.suspect, self.through_ll, self.seed, outcome.kind, head)
+        return replace(self, kind=outcome.kind, head=head)
 
 
 def _is_known(values: Sequence[Any]) -> bool:

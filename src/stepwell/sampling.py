@@ -13,16 +13,20 @@ from typing import Any
 
 import numpy as np
 from xdsl.dialects.builtin import FunctionType, IndexType, MemRefType, ModuleOp, TensorType
-from xdsl.ir import Attribute, Operation, SSAValue
+from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from stepwell.comparison import Difference, compare
 from stepwell.compat import StepwellContext
 from stepwell.diagnostics import UnsupportedOperation, one_line, source_names
-from stepwell.execution import Interface, interface_of, main_of, widened
+from stepwell.execution import Interface, interface_of, main_of, through_ll, widened
 from stepwell.interpreter import Machine, OutOfFuel, interpret_llvm, run_main
 from stepwell.interpreter.llvm import Native
 from stepwell.interpreter.memref import run_tiles
+from stepwell.pipelines import run_pipeline
+from stepwell.predicates import Miscompile, Outcome
 from stepwell.resources import dtype_of
+from stepwell.verification import verify_module
 
 _PATIENCE = 4.0
 """Times its share of the time that a kernel may take for a single tile."""
@@ -102,6 +106,98 @@ class Kernels:
 
     def __len__(self) -> int:
         return len(self.types)
+
+
+def alone(kernels: Kernels, name: str) -> ModuleOp | None:
+    """
+    A module of one kernel, whose `@main` takes what its first call is given and returns what it returns; None where there
+    is no such call, or where it takes extents, which are no inputs.
+    """
+    module = kernels.module.clone()
+    main: Any = main_of(module)
+    calls = (
+        [] if main is None else [op for op in main.walk() if op.name == "func.call" and _callee(op) == name]
+    )
+    if not calls or any(value.type == IndexType() for value in calls[0].operands):
+        return None
+    call = calls[0]
+    block = Block()
+    values: dict[SSAValue, SSAValue] = {}
+    for value in call.operands:
+        if value in values:
+            continue
+        made = value.owner if isinstance(value.owner, Operation) else None
+        if (
+            made is not None
+            and not made.operands
+            and not made.regions
+            and made.name in ("tensor.empty", "arith.constant")
+        ):
+            block.add_op(copy := made.clone())
+            values[value] = copy.results[0]
+        else:
+            values[value] = block.insert_arg(value.type, len(block.args))
+    block.add_op(copy := call.clone(values))
+    block.add_op(ReturnOp(*copy.results))
+    types = [argument.type for argument in block.args], [result.type for result in copy.results]
+    kept = _reachable(module, name)
+    for op in list(module.body.block.ops):
+        if not isinstance(op, FuncOp) or op.sym_name.data not in kept:
+            op.detach()
+            op.erase(safe_erase=False)
+    module.attributes.pop("stepwell.signature", None)
+    module.body.block.insert_op_before(FuncOp("main", types, Region(block)), module.body.block.first_op)  # pyright: ignore
+    return module
+
+
+def _reachable(module: ModuleOp, name: str) -> set[str]:
+    """The functions that the function `name` is made of, itself among them."""
+    functions = {op.sym_name.data: op for op in module.body.block.ops if isinstance(op, FuncOp)}
+    found, pending = set[str](), [name]
+    while pending:
+        if (current := pending.pop()) in found or current not in functions:
+            continue
+        found.add(current)
+        pending += [called for op in functions[current].walk() if (called := _callee(op)) is not None]
+    return found
+
+
+@dataclass
+class SampledMiscompile(Miscompile):
+    """A miscompile of kernels; what takes longer than `limit_s` as a whole is run on samples of as many seconds."""
+
+    def outcome(self, module: ModuleOp, ctx: StepwellContext) -> Outcome:
+        whole = super().outcome(module, ctx)
+        if whole.kind != "late":
+            return whole
+        own = ctx.clone()
+        own.resources = ctx.resources.copy()
+        try:
+            kernels, interface = Kernels(module, own), interface_of(module)
+            module, inputs = module.clone(), interface.random(self.seed)
+            run_pipeline(own, module, self.prefix)
+            if self._wrong(module, own, inputs, kernels, interface) is not None:
+                return Outcome("unknown")
+            run_pipeline(own, module, self.suspect)
+            if self.through_ll:
+                module = through_ll(module, own)
+            verify_module(module)
+            wrong = self._wrong(module, own, inputs, kernels, interface)
+        except Exception as error:  # of a candidate that a pass, a verifier or an interpreter refuses
+            return Outcome("unknown", message=one_line(error))
+        if wrong is None:
+            return Outcome("agrees")
+        return Outcome("fails" if wrong.message else "differs", wrong.difference, wrong.message)
+
+    def _wrong(
+        self,
+        module: ModuleOp,
+        ctx: StepwellContext,
+        inputs: Sequence[Any],
+        kernels: Kernels,
+        interface: Interface,
+    ) -> Wrong | None:
+        return run_sampled(module, ctx, inputs, kernels, interface, self.limit_s).wrong
 
 
 def run_sampled(

@@ -58,17 +58,38 @@ _SAMPLED = [mutant for mutant in MUTANTS if mutant.stage in ("loops", "memref", 
 
 
 @pytest.mark.parametrize("number", range(len(_SAMPLED)), ids=[mutant.name for mutant in _SAMPLED])
-def test_the_guilty_pass_is_named_on_samples(number, selected):
-    """As of a model whose levels take too long to be run as a whole."""
+def test_the_guilty_pass_is_named_on_samples(number, selected, tmp_path):
+    """As of a model whose levels take too long to be run as a whole; the reproducer is the wrong kernel, made small."""
     selected(number)
-    mutant = _SAMPLED[number]
-    check = Check(Options(opt_level=mutant.opt_level), last=mutant.stage, samples=True, stage_s=1.0)
+    mutant, reproducer = _SAMPLED[number], tmp_path / "small.ir"
+    check = Check(
+        Options(opt_level=mutant.opt_level),
+        last=mutant.stage,
+        samples=True,
+        stage_s=1.0,
+        reproducer=reproducer,
+    )
     with mutant.active():
         report = check.run(mutant.model().SerializeToString())
     assert report.finding is not None, "nothing was found"
     assert report.finding.pass_name.split("{")[0] == mutant.guilty
     assert report.stages[-1].sample.startswith("on samples")
-    assert not report.finding.reproducer and "no reproducer" in report.notes[-1]
+    assert report.finding.reproducer_ops <= _MOST_OPS, report.notes
+    with mutant.active():
+        assert stepwell_opt.main(["--run-reproducer", report.finding.reproducer]) == 3
+    assert stepwell_opt.main(["--run-reproducer", str(reproducer)]) == 0
+
+
+def test_a_kernel_that_takes_too_long_is_reduced_on_samples():
+    """Each candidate is run for a hundredth of a second as a whole, then on samples; the last one is small enough."""
+    mutant = next(mutant for mutant in MUTANTS if mutant.name == "tanh-loses-its-sign")
+    check = Check(Options(opt_level=mutant.opt_level), last=mutant.stage, samples=True, stage_s=0.01)
+    with mutant.active():
+        finding = check.run(mutant.model().SerializeToString()).finding
+        assert finding is not None and finding.pass_name.split("{")[0] == mutant.guilty
+        assert finding.reproducer_ops <= _MOST_OPS
+        assert stepwell_opt.main(["--run-reproducer", finding.reproducer]) == 3
+    Path(finding.reproducer).unlink()
 
 
 def _reduced_by_the_tool(mutant: Mutant, model: bytes, pipeline: str, folder: Path) -> None:
