@@ -37,7 +37,8 @@ tile; `interpreter.runtime` says what it means.
 ALIAS_KEY = "stepwell.may_alias"
 """On an argument of a kernel: its buffer may overlap another argument's, so it is not `noalias`."""
 
-_LISTS = ("parallel", "vector", "order")
+_LISTS = ("parallel", "vector", "order", "inner")
+_OPTIONAL = ("order", "inner")
 
 
 @irdl_attr_definition
@@ -49,16 +50,24 @@ class TileAttr(ParametrizedAttribute):
     kernel's root, of the part of that tile that one iteration of the op's own loops computes, its producers with it.
     `vector`: extents of the vectors the op becomes inside its tile; 1 is a scalar loop.
     `order`: the tiled dims from the outermost loop to the innermost; empty: ascending.
+    `inner`: extents of the part of one such tile or part that one iteration of loops inside of it computes; producers
+    with loops of their own are computed in front of these loops, for all of the part.
     """
 
     name = "schedule.tile"
     parallel: DenseArrayBase[I64] = param_def(DenseArrayBase.constr(i64))
     vector: DenseArrayBase[I64] = param_def(DenseArrayBase.constr(i64))
     order: DenseArrayBase[I64] = param_def(DenseArrayBase.constr(i64))
+    inner: DenseArrayBase[I64] = param_def(DenseArrayBase.constr(i64))
 
     @staticmethod
-    def of(parallel: Sequence[int], vector: Sequence[int], order: Sequence[int] = ()) -> "TileAttr":
-        return TileAttr(*(DenseArrayBase.from_list(i64, list(v)) for v in (parallel, vector, order)))
+    def of(
+        parallel: Sequence[int],
+        vector: Sequence[int],
+        order: Sequence[int] = (),
+        inner: Sequence[int] = (),
+    ) -> "TileAttr":
+        return TileAttr(*(DenseArrayBase.from_list(i64, list(v)) for v in (parallel, vector, order, inner)))
 
     @property
     def parallel_sizes(self) -> tuple[int, ...]:
@@ -69,6 +78,10 @@ class TileAttr(ParametrizedAttribute):
         return tuple(int(v) for v in self.vector.get_values())
 
     @property
+    def inner_sizes(self) -> tuple[int, ...]:
+        return tuple(int(v) for v in self.inner.get_values())
+
+    @property
     def loop_order(self) -> tuple[int, ...]:
         """The tiled dims, outermost first."""
         if order := tuple(int(v) for v in self.order.get_values()):
@@ -77,10 +90,12 @@ class TileAttr(ParametrizedAttribute):
 
     def verify(self) -> None:
         tiles, vectors, order = self.parallel_sizes, self.vector_sizes, self.order.get_values()
-        if any(not 0 <= size < 1 << 31 for size in (*tiles, *vectors)):
+        if any(not 0 <= size < 1 << 31 for size in (*tiles, *vectors, *self.inner_sizes)):
             raise VerifyException(
                 f"extents of tiles {list(tiles)} and vectors {list(vectors)} must be 0 or more"
             )
+        if self.inner_sizes and len(self.inner_sizes) != len(tiles):
+            raise VerifyException(f"inner {list(self.inner_sizes)} must have as many dims as {list(tiles)}")
         if len(set(order)) != len(order) or any(not 0 <= dim < len(tiles) for dim in order):
             raise VerifyException(
                 f"order {list(order)} must name dims of the {len(tiles)} that are tiled, each once"
@@ -88,24 +103,27 @@ class TileAttr(ParametrizedAttribute):
 
     @classmethod
     def parse_parameters(cls, parser: AttrParser) -> list[DenseArrayBase]:
-        lists: dict[str, list[int]] = {"order": []}
+        lists: dict[str, list[int]] = {key: [] for key in _OPTIONAL}
+        left = iter(_LISTS)
         with parser.in_angle_brackets():
-            for i, key in enumerate(_LISTS):
-                if i and parser.parse_optional_punctuation(",") is None:
-                    break
-                parser.parse_keyword(key)
+            while True:
+                key = next((key for key in left if parser.parse_optional_keyword(key)), None)
+                if key is None:
+                    parser.raise_error(f"expected one of {', '.join(_LISTS)}, in this order")
                 parser.parse_punctuation("=")
                 lists[key] = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, parser.parse_integer)
+                if parser.parse_optional_punctuation(",") is None:
+                    break
         if missing := [key for key in _LISTS if key not in lists]:
             parser.raise_error(f"expected {missing[0]}")
         return [DenseArrayBase.from_list(i64, lists[key]) for key in _LISTS]
 
     def print_parameters(self, printer: Printer) -> None:
-        lists = (self.parallel_sizes, self.vector_sizes, self.order.get_values())
+        lists = (self.parallel_sizes, self.vector_sizes, self.order.get_values(), self.inner_sizes)
         texts = [
             f"{key} = [{', '.join(map(str, values))}]"
             for key, values in zip(_LISTS, lists, strict=True)
-            if values or key != "order"
+            if values or key not in _OPTIONAL
         ]
         printer.print_string(f"<{', '.join(texts)}>")
 

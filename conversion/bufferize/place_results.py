@@ -86,7 +86,10 @@ def _split(op: tensor.EmptyOp) -> None:
             user.erase()
         else:
             rest.append((user, use.index))
+    puts_back = {user: taken for user, index in rest if (taken := _taken(user, index, op)) is not None}
     for user, index in rest:
+        if user in puts_back:
+            continue
         place = user
         if isinstance(parent := user.parent_op(), InParallelOp):
             place = parent
@@ -96,8 +99,22 @@ def _split(op: tensor.EmptyOp) -> None:
         assert place.parent is not None
         place.parent.insert_op_before(copy, place)
         user.operands[index] = copy.tensor
+        for insertion, taken in puts_back.items():
+            if taken is user:
+                insertion.operands[1] = copy.tensor
     op.detach()
     op.erase()
+
+
+def _taken(user: Operation, index: int, op: tensor.EmptyOp) -> Operation | None:
+    """The slice of `op` that `user` inserts a newer version of into `op`: the two mean one buffer."""
+    if not isinstance(user, tensor.InsertSliceOp) or index != 1:
+        return None
+    *_, oldest = versions(user.source, {})
+    taken = oldest.owner
+    if not isinstance(taken, tensor.ExtractSliceOp) or taken.source is not op.tensor:
+        return None
+    return taken if taken.parent is user.parent else None
 
 
 def constant_of(value: SSAValue) -> int | None:

@@ -32,6 +32,7 @@ from stepwell.transforms.linalg.structure import (
     parallel_dims,
     reduction_dims,
 )
+from stepwell.transforms.linalg.window_chains import Window, rows_at_a_time, step_of_channels, window_of
 
 KERNEL = "stepwell.kernel"
 SCHEDULE = "schedule"
@@ -124,6 +125,8 @@ class _Kernel:
         """Vector sizes of the ops that have their own whatever the root's are."""
         self.loops: dict[linalg.GenericOp, TileAttr] = {}
         """Schedules of ops that have loops of their own inside the tile."""
+        self.root_inner: list[int] = []
+        """Steps of the root's loops inside the tile."""
 
     def assign(self) -> None:
         if not self.ops:
@@ -133,9 +136,14 @@ class _Kernel:
         self._relate(root)
         contractions = [n for n in self.nodes.values() if _is_window_or_contraction(n.op)]
         choice = None
+        self.inner: dict[linalg.GenericOp, int | None] = {}
         shared = parallel_dims(root.op)
         block = any(n.root_dims.get(d) not in shared for n in contractions for d in parallel_dims(n.op))
-        if len(contractions) > 1 and block:
+        if len(contractions) > 1 and (window := window_of([contractions[-2].op])) is not None:
+            choice = self._pixel_rows(contractions, window, root)
+            if choice is None:
+                self.sizes, self.loops, self.root_inner = {}, {}, []
+        elif len(contractions) > 1 and block:
             choice = self._row_block(contractions, root)
         elif contractions:
             # Others beside it have the same dims (the two branches of a residual block): one tile is all of theirs.
@@ -152,7 +160,7 @@ class _Kernel:
         for node in self.nodes.values():
             sizes = self._vector_sizes(node, tile, vector)
             if node is root:
-                node.op.attributes[SCHEDULE] = TileAttr.of(tile, sizes, order)
+                node.op.attributes[SCHEDULE] = TileAttr.of(tile, sizes, order, self.root_inner)
             else:
                 own = self.loops.get(node.op, TileAttr.of([0] * len(sizes), sizes))
                 node.op.attributes[SCHEDULE] = own
@@ -303,7 +311,55 @@ class _Kernel:
         Loops over the register tiles of a contraction, with the element-wise ops behind it in the same loops: their
         operand is still in registers. Columns outside, so that all rows of the block read a panel from the nearest cache.
         """
+        last = self._chain_behind(node, sizes)
+        assert shape.columns is not None, "a register tile has columns"
+        order = [shape.columns] if shape.row is None else [shape.columns, shape.row]
+        tile = [sizes[d] if d in order else 0 for d in range(len(last.extents))]
+        self.loops[last.op] = TileAttr.of(tile, self.sizes[last.op], order)
+
+    # A depthwise convolution between products over channels: blocks of rows of pixels.
+
+    def _pixel_rows(
+        self, contractions: list[_Node], window: Window, root: _Node
+    ) -> tuple[list[int], dict[int, int], list[int]] | None:
+        """
+        Some rows of pixels are a tile. With a product in front, a panel of its channels at a time is computed for all rows that
+        the windows reach, then the window's; the product behind it sums over all of them.
+        """
+        *first, middle, last = contractions
+        step = step_of_channels(first[0].op, self.target) if first else 0
+        for node in contractions:
+            shape = _Contraction.of(node)
+            if shape is None or shape.columns is None or shape.row is None:
+                return None
+            lanes = min(self.target.lanes(_accumulator_bytes(node.op)), _MAX_LANES)
+            panel = shape.panel if node is last else step
+            rows, width = register_tile(
+                shape.row_extent, shape.column_extent, lanes, self.target, panel, shape.period
+            )
+            sizes = [1] * len(node.extents)
+            sizes[shape.row], sizes[shape.columns] = rows, width
+            chain = self._chain_behind(node, sizes)
+            if (chain is root) != (node is last):
+                return None
+            rank = len(chain.extents)
+            tile, vector = [0, 1, rows, width] + [0] * (rank - 4), sizes[:rank]
+            if node is last:
+                self.root_inner = tile
+            elif node is middle and first:
+                panels, pixels = [0] * rank, [*tile[:3], *[0] * (rank - 3)]
+                panels[3] = step
+                self.loops[chain.op] = TileAttr.of(panels, vector, [], pixels)
+            else:
+                order = [3, 1, 2] if first else []
+                self.loops[chain.op] = TileAttr.of(tile, vector, order)
+        block = rows_at_a_time(window, bool(first), step, self.target)
+        return [1, block] + [0] * (len(root.extents) - 2), {}, []
+
+    def _chain_behind(self, node: _Node, sizes: list[int]) -> _Node:
+        """The last of the element-wise ops behind a contraction that are computed while its result is in registers."""
         last = node
+        self.sizes[node.op] = sizes
         while (reader := _sole_reader(last.op)) and reader in self.nodes and is_elementwise(reader):
             reads = [
                 m for v, m in zip(reader.inputs, maps_of(reader), strict=False) if v is last.op.results[0]
@@ -312,10 +368,7 @@ class _Kernel:
                 break
             last = self.nodes[reader]
             self.sizes[reader] = sizes[: len(last.extents)]
-        assert shape.columns is not None, "a register tile has columns"
-        order = [shape.columns] if shape.row is None else [shape.columns, shape.row]
-        tile = [sizes[d] if d in order else 0 for d in range(len(last.extents))]
-        self.loops[last.op] = TileAttr.of(tile, self.sizes[last.op], order)
+        return last
 
     # Everything else: rows and chunks.
 

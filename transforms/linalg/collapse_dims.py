@@ -61,10 +61,11 @@ class CollapseDimsPass(ModulePass):
 
 
 def _collapse_kernel(function: func.FuncOp, calls: list[func.CallOp]) -> None:
+    for op in _generics(function):
+        if not _names_dims(op):
+            _drop_unit_reductions(op)
     if not _is_understood(function):
         return
-    for op in _generics(function):
-        _drop_unit_reductions(op)
     kernel = _Kernel(function)
     if not kernel.anything or not kernel.find_sizes():
         return
@@ -83,11 +84,14 @@ def _is_understood(function: func.FuncOp) -> bool:
             return False
         if isinstance(op, _SLICES) and len(op.static_sizes) != len(_part(op).type.get_shape()):  # pyright: ignore
             return False
-        if isinstance(op, linalg.GenericOp):
-            # A body that asks for its place, or reads a tensor at one, means the dims as they are.
-            if any(isinstance(i, linalg.IndexOp | tensor.ExtractOp) or i.regions for i in op.body.block.ops):
-                return False
+        if isinstance(op, linalg.GenericOp) and _names_dims(op):
+            return False
     return True
+
+
+def _names_dims(op: linalg.GenericOp) -> bool:
+    """A body that asks for its place, or reads a tensor at one, means the dims as they are."""
+    return any(isinstance(i, linalg.IndexOp | tensor.ExtractOp) or i.regions for i in op.body.block.ops)
 
 
 def _generics(function: func.FuncOp) -> list[linalg.GenericOp]:

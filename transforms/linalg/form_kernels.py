@@ -21,8 +21,10 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 from xdsl.traits import is_side_effect_free
 
+from stepwell.dialects.stepwell import TARGET_KEY, target_of
 from stepwell.remarks import applied, counted, listening, missed
 from stepwell.rewriting import fuse_locations
+from stepwell.targets import Target
 from stepwell.transforms.linalg.structure import (
     contraction_operands,
     is_elementwise,
@@ -33,7 +35,18 @@ from stepwell.transforms.linalg.structure import (
     parallel_dims,
     reduction_dims,
 )
+from stepwell.transforms.linalg.window_chains import (
+    Window,
+    element_bytes,
+    is_worth_expanding,
+    pad_behind,
+    product_of_pixels,
+    step_of_channels,
+    window_of,
+)
 
+_SMALL_SHARE = 4
+"""Below this share of L2 what a depthwise convolution makes is read again before it has left the cache."""
 _BLOCK_ROWS = 8
 """Rows of attention that are computed at a time, about: those of a register tile."""
 
@@ -48,8 +61,11 @@ class FormKernelsPass(ModulePass):
 
     A group is a contraction, pooling or reduction with the element-wise op behind it, or a chain of ops that share
     their rows (softmax, normalisations), or attention (a contraction, such a chain, and the contraction that reads it
-    row by row: the wide rows between never leave the cache), or a single op. Nothing in a group is computed twice.
-    Requires: tensor stage. Ensures: every `linalg.generic` and `linalg.fill` is inside a function marked
+    row by row: the wide rows between never leave the cache), or a depthwise convolution and the product over its channels,
+    perhaps with the product in front of it, or a single op. Nothing in a group is computed twice, but rows of pixels that the
+    windows of two tiles reach, where that costs less than to keep the tensor between.
+    Requires: tensor stage; the sizes of caches, on which depthwise convolutions depend, are those that `set-target` wrote,
+    without it they stay kernels of their own. Ensures: every `linalg.generic` and `linalg.fill` is inside a function marked
     `stepwell.kernel`, in the form of the kernels stage; no two kernels are structurally equal.
     """
 
@@ -63,6 +79,7 @@ class FormKernelsPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         kernels = _Kernels(op)
+        target = target_of(op) if TARGET_KEY in op.attributes else None
         for function in [f for f in op.body.block.ops if isinstance(f, func.FuncOp)]:
             if function.is_declaration or KERNEL in function.attributes:
                 continue
@@ -70,11 +87,11 @@ class FormKernelsPass(ModulePass):
             for block in blocks:
                 if block.parent_op() is None or _inside_linalg(block):
                     continue
-                for group in self._groups(block):
+                for group in self._groups(block, target):
                     kernels.outline(group)
         _drop_dead_tensors(op)
 
-    def _groups(self, block: Block) -> list["_Group"]:
+    def _groups(self, block: Block, target: Target | None) -> list["_Group"]:
         order = {op: i for i, op in enumerate(block.ops)}
         group_of: dict[Operation, _Group] = {}
         for op in order:
@@ -97,6 +114,8 @@ class FormKernelsPass(ModulePass):
             group_of[op] = group
         if self.fuse:
             self._join_attention(group_of, order)
+            if target is not None:
+                _join_windows(group_of, order, target)
         groups = list({id(g): g for g in group_of.values()}.values())
         covered = {op for g in groups for op in g.ops}
         for op in order:
@@ -205,6 +224,75 @@ class _Group:
     ops: list[linalg.GenericOp]
     rows: int
     """Leading dims that all ops iterate in parallel, one for one."""
+    pads: list[tensor.PadOp] = field(default_factory=list)
+    """Pads between ops of the group, that nothing else reads."""
+
+    @property
+    def members(self) -> set[Operation]:
+        return {*self.ops, *self.pads}
+
+
+def _join_windows(group_of: dict[Operation, _Group], order: dict[Operation, int], target: Target) -> None:
+    """
+    One kernel of a depthwise convolution and the product that sums its channels, by blocks of rows of pixels: what is between
+    never leaves the cache. And of the product that made what its window slides over, where that is worth some rows twice.
+    """
+    for op in order:
+        if (place := product_of_pixels(op)) is None:
+            continue
+        sums = group_of[op]
+        value = sums.ops[0].inputs[place]
+        middle = group_of.get(value.owner) if sums.ops[0] is op and isinstance(value, OpResult) else None
+        if middle is None or middle is sums or (window := window_of(middle.ops)) is None:
+            continue
+        if not _alone_reads(sums, middle) or not _placeable(middle, sums, order):
+            missed(op, "not one kernel with the depthwise convolution that it reads: others read it too")
+            continue
+        joined = _Group([*middle.ops, *sums.ops], min(middle.rows, sums.rows))
+        if (wide := _with_expansion(joined, window, group_of, target)) and _placeable(
+            wide[0], wide[1], order
+        ):
+            joined = wide[1]
+        elif _size_bytes(value) < target.l2_bytes // _SMALL_SHARE:
+            missed(op, "not one kernel with the depthwise convolution that it reads: that is small")
+            continue
+        joined.ops.sort(key=order.__getitem__)
+        group_of.update((member, joined) for member in joined.ops)
+
+
+def _with_expansion(
+    group: _Group, window: Window, group_of: dict[Operation, _Group], target: Target
+) -> tuple[_Group, _Group] | None:
+    """The product in front of the window of `group`, and the two as one group, if that is worth rows twice."""
+    data = window.op.inputs[window.data]
+    pad = pad_behind(data)
+    source = pad.source if pad is not None else data
+    first = group_of.get(source.owner) if isinstance(source, OpResult) else None
+    if first is None or product_of_pixels(first.ops[0]) is None:
+        return None
+    wide = _Group([*first.ops, *group.ops], 0, [pad] if pad is not None else [])
+    if not is_worth_expanding(window, first.ops[0], step_of_channels(first.ops[0], target), target):
+        missed(
+            window.op,
+            "not one kernel with the product in front: that would compute rows twice for too little",
+        )
+        return None
+    return (first, wide) if _alone_reads(wide, first) else None
+
+
+def _alone_reads(group: _Group, producer: _Group) -> bool:
+    """Whether ops outside of `group` read nothing of `producer`, and nothing of the pads of `group`."""
+    members = group.members | producer.members
+    return all(
+        _outer(use.operation, members) is not None
+        for op in (*producer.ops, *group.pads)
+        for result in op.results
+        for use in result.uses
+    )
+
+
+def _size_bytes(value: SSAValue) -> int:
+    return _product(_shape(value)) * element_bytes(value)
 
 
 def _generic(op: Operation) -> linalg.GenericOp:
@@ -337,7 +425,7 @@ def _placeable(producer: _Group, group: _Group, order: dict[Operation, int]) -> 
     depend on it by another way.
     """
     last = order[group.ops[-1]]
-    members = {*producer.ops, *group.ops}
+    members = producer.members | group.members
     for op in producer.ops:
         for result in op.results:
             for use in result.uses:
@@ -389,7 +477,10 @@ class _Kernels:
             new.name_hint = old.name_hint
             old.replace_all_uses_with(new)
         for op in reversed(group.ops):
+            pads = [pad for pad in group.pads if pad.result in op.inputs]
             Rewriter.erase_op(op)
+            for pad in pads:
+                Rewriter.erase_op(pad)
 
     def _fresh(self, kind: str) -> str:
         number = self.counts.get(kind, 0)
@@ -406,7 +497,7 @@ class _Destinations:
     inits: list[SSAValue] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        members = set(self.group.ops)
+        members = self.group.members
         for op in self.group.ops:
             for i, result in enumerate(op.results):
                 if any(_outer(use.operation, members) is None for use in result.uses) or not result.uses:
@@ -431,7 +522,7 @@ class _Destinations:
         return made
 
 
-def _outer(op: Operation | None, members: set[linalg.GenericOp]) -> Operation | None:
+def _outer(op: Operation | None, members: set[Operation]) -> Operation | None:
     while op is not None and op not in members:
         op = op.parent_op()
     return op
@@ -461,7 +552,7 @@ class _Body:
 
     def build(self) -> bool:
         """False if a captured scalar cannot be computed inside."""
-        members = set(self.group.ops)
+        members = self.group.members
         for op in self.group.ops:
             if not all(self._capture(v, members) for v in self._captured(op)):
                 return False
@@ -485,6 +576,9 @@ class _Body:
                 elif isinstance(owner, linalg.FillOp | tensor.EmptyOp):
                     local = self._make_init(owner, target_of.get(result), mapper, block)
                 mapper[init] = local
+            for pad in self.group.pads:
+                if pad.result in op.inputs:
+                    block.add_op(pad.clone(mapper))
             block.add_op(op.clone(mapper))
         returned = [mapper[r] for r in self.destinations.results]
         block.add_op(func.ReturnOp(*returned))
@@ -529,13 +623,16 @@ class _Body:
                 values.append(init)
         if isinstance(op, linalg.FillOp):
             values.append(op.inputs[0])
+        for pad in self.group.pads:
+            if pad.result in op.operands:
+                values.extend(v for inner in pad.region.walk() for v in inner.operands)
         for inner in op.body.walk():
             for value in inner.operands:
                 if not _defined_inside(value, op):
                     values.append(value)
         return values
 
-    def _capture(self, value: SSAValue, members: set[linalg.GenericOp]) -> bool:
+    def _capture(self, value: SSAValue, members: set[Operation]) -> bool:
         owner = value.owner
         if isinstance(owner, Operation) and (owner in members or owner in self._inside_set):
             return True
@@ -569,10 +666,9 @@ def _kind(group: _Group) -> str:
     ops = group.ops
     if isinstance(ops[-1], linalg.FillOp):
         return "fill"
-    for op in ops:
-        if contraction_operands(op):
-            windowed = any(isinstance(e, AffineBinaryOpExpr) for e in maps_of(op)[0].results)
-            return "conv" if windowed else "matmul"
+    if contractions := [op for op in ops if contraction_operands(op)]:
+        read = [e for op in contractions for e in maps_of(op)[0].results]
+        return "conv" if any(isinstance(e, AffineBinaryOpExpr) for e in read) else "matmul"
     reductions = [op for op in ops if reduction_dims(op)]
     if len(ops) > 1 and group.rows and len(reductions) > 0:
         return "rows" if len(reductions) > 1 or not _is_natural(reductions[0]) else "reduce"

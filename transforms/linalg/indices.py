@@ -167,6 +167,14 @@ class IndexBuilder:
             return min(a, b)
         return self._build(arith.MinUIOp, a, b)
 
+    def most(self, a: Extent, b: Extent) -> Extent:
+        """The larger of two extents (they are never negative)."""
+        if isinstance(a, int) and isinstance(b, int):
+            return max(a, b)
+        if b == 0 and isinstance(b, int):
+            return a
+        return self._build(arith.MaxUIOp, a, b)
+
     def quotient(self, a: Extent, b: int) -> Extent:
         if isinstance(a, int):
             return a // b

@@ -18,6 +18,7 @@ from xdsl.dialects.builtin import (
     i64,
 )
 from xdsl.dialects.linalg import ops as linalg
+from xdsl.dialects.linalg.attrs import IteratorTypeAttr
 from xdsl.dialects.utils import get_dynamic_index_list, split_dynamic_index_list
 from xdsl.ir import Block, BlockArgument, Operation, OpResult, Region, SSAValue
 from xdsl.ir.affine import AffineBinaryOpKind, AffineConstantExpr, AffineDimExpr, AffineExpr, AffineMap
@@ -44,12 +45,15 @@ from stepwell.transforms.linalg.structure import (
     output_map,
     reduction_dims,
 )
+from stepwell.transforms.linalg.window_chains import constant_padding
 
 KERNEL = "stepwell.kernel"
 SCHEDULE = "schedule"
 OVERLAP = "stepwell.overlapping_tiles"
 """On a kernel some of whose tiles overlap: no input of it may share memory with an output."""
 
+_BORDER_LANES = 64
+"""Lanes of the vectors that fill a border."""
 _LINE_BYTES = 64
 """A cache line."""
 _VIEWS = (tensor.CastOp, tensor.ExtractSliceOp, tensor.ExpandShapeOp, tensor.CollapseShapeOp)
@@ -129,8 +133,12 @@ class _Tiling:
         self.slices: dict[tuple[SSAValue, _Box], SSAValue] = {}
         self.boxes: dict[Operation, _Box] = {}
         self.shared: dict[SSAValue, SSAValue] = {}
-        self.looped: set[Operation] = set()
-        """Ops inside whose own loops we are."""
+        self.depth: dict[Operation, int] = {}
+        """Of ops inside whose own loops we are: inside how many levels of them."""
+        self.covers: dict[SSAValue, tuple[_Box, SSAValue]] = {}
+        """Tensors of which a part is computed in front of the loops that we are in: where it lies, and the part."""
+        self.targets: dict[tuple[SSAValue, _Box], SSAValue] = {}
+        """Where the part of a destination is that the loops we are in write."""
         self.aligned: dict[SSAValue, int] = {}
         """For the offset of a tiled dim: the extent it is a multiple of."""
 
@@ -292,10 +300,16 @@ class _Tiling:
     def _tile(self, value: SSAValue, box: _Box) -> SSAValue:
         """The tile `box` of a tensor of the kernel, computed once."""
         build = self.build_index
+        if (target := self.targets.get((value, box))) is not None:
+            return target
+        if value in self.covers:
+            return self._slice_of_cover(value, box)
         if isinstance(value, OpResult):
             op = value.op
             if isinstance(op, linalg.GenericOp):
                 return self._produced(op, value, box)
+            if isinstance(op, tensor.PadOp):
+                return self._padding(op, box)
             if isinstance(op, linalg.FillOp):
                 if (op, box) not in self.made:
                     target = self._tile(op.outputs[0], box)
@@ -327,6 +341,93 @@ class _Tiling:
             self.slices[value, box] = build.add(slice_op).result
         return self.slices[value, box]
 
+    def _slice_of_cover(self, value: SSAValue, box: _Box) -> SSAValue:
+        """`box` of a tensor, as a slice of the part of it that is there."""
+        whole, cover = self.covers[value]
+        if box == whole:
+            return cover
+        if (value, box) not in self.slices:
+            places = [self._distance(o, w) for o, w in zip(box.offsets, whole.offsets, strict=True)]
+            type = _tile_type(value, box)
+            made = tensor.ExtractSliceOp(cover, places, box.sizes, [1] * len(places), type)
+            self.slices[value, box] = self.build_index.add(made).result
+        return self.slices[value, box]
+
+    def _distance(self, place: Extent, start: Extent) -> Extent:
+        return 0 if place is start else self.build_index.minus(place, start)
+
+    # pad(x)[o][s] == zeros of s, with x[max(o, low) - low : min(o + s, low + extent) - low] inserted at max(o, low) - o
+    def _padding(self, op: tensor.PadOp, box: _Box) -> SSAValue:
+        """A tile of a padded tensor: a buffer whose border is filled; what is inside of it is computed where it lies there."""
+        if (op, box) in self.made:
+            return self.made[op, box].results[0]
+        build, rank = self.build_index, len(box.sizes)
+        source, result = op.source, op.result
+        padding = constant_padding(op)
+        low, shape = op.static_low.get_values(), source.type.get_shape()  # pyright: ignore
+        if padding is None or DYNAMIC_INDEX in (*shape, *low, *op.static_high.get_values()):
+            raise _CannotTile
+        starts: list[Extent] = list(box.offsets)
+        sizes: list[Extent] = list(box.sizes)
+        places: list[Extent] = [0] * rank
+        high = [0] * rank
+        padded = result.type.get_shape()  # pyright: ignore
+        for axis, (offset, size) in enumerate(zip(box.offsets, box.sizes, strict=True)):
+            if padded[axis] == shape[axis]:
+                continue
+            high[axis] = padded[axis] - shape[axis] - low[axis]
+            if not isinstance(size, int) or size <= max(low[axis], high[axis]):
+                raise _CannotTile  # a tile may lie in the border as a whole
+            first = build.most(offset, low[axis])
+            beyond = build.plus(offset, size)
+            if high[axis]:
+                beyond = build.least(beyond, low[axis] + shape[axis])
+            starts[axis] = build.minus(first, low[axis])
+            sizes[axis] = build.least(self._distance(beyond, first), size)
+            places[axis] = self._distance(first, offset)
+        inner = _Box(tuple(starts), tuple(sizes))
+        into = build.add(
+            tensor.EmptyOp([s for s in box.sizes if not isinstance(s, int)], _tile_type(result, box))
+        ).tensor
+        for axis, extent in enumerate(box.sizes):
+            if low[axis]:
+                into = self._border(into, box, axis, 0, places[axis], padding)
+            if high[axis]:
+                beyond = build.plus(places[axis], sizes[axis])
+                into = self._border(into, box, axis, beyond, build.minus(extent, beyond), padding)
+        target = build.add(tensor.ExtractSliceOp(into, places, sizes, [1] * rank, _tile_type(source, inner)))
+        if isinstance(source, OpResult) and isinstance(made := source.op, linalg.GenericOp):
+            self.targets[_destination(made, source.index), inner] = target.result
+        value = self._tile(source, inner)
+        self.made[op, box] = build.add(_insertion(value, into, places, sizes))
+        return self.made[op, box].results[0]
+
+    def _border(
+        self, into: SSAValue, box: _Box, axis: int, start: Extent, count: Extent, padding: SSAValue
+    ) -> SSAValue:
+        """`into` with `count` elements from `start` along `axis`, whole rows of them, set to `padding`."""
+        build, rank = self.build_index, len(box.sizes)
+        places = [start if a == axis else 0 for a in range(rank)]
+        sizes = [count if a == axis else size for a, size in enumerate(box.sizes)]
+        part = _Box(tuple(places), tuple(sizes))
+        cut = build.add(tensor.ExtractSliceOp(into, places, sizes, [1] * rank, _tile_type(into, part))).result
+        body = Region(Block(arg_types=[into.type.element_type] * 2))  # pyright: ignore
+        body.block.add_op(linalg.YieldOp(body.block.args[0]))
+        maps = [AffineMapAttr(AffineMap(rank, 0, ())), AffineMapAttr(AffineMap.identity(rank))]
+        parallel = [IteratorTypeAttr.parallel()] * rank
+        filled = linalg.GenericOp([padding], [cut], body, maps, parallel, [cut.type])
+        filled.attributes[SCHEDULE] = TileAttr.of([0] * rank, self._border_vector(sizes))
+        return build.add(_insertion(build.add(filled).results[0], into, places, sizes)).results[0]
+
+    @staticmethod
+    def _border_vector(sizes: Sequence[Extent]) -> list[int]:
+        """Vectors along the last axis, of as many lanes as there are elements up to the widest."""
+        last = sizes[-1]
+        lanes = (
+            min(_BORDER_LANES, 1 << max(0, last - 1).bit_length()) if isinstance(last, int) else _BORDER_LANES
+        )
+        return [1] * (len(sizes) - 1) + [lanes]
+
     # slice(slice(x)[o][s])[p][t] == slice(x)[o + s * p][s * t]
     def _slice_of_slice(self, op: tensor.ExtractSliceOp, box: _Box) -> SSAValue:
         build, strides = self.build_index, op.static_strides.get_values()
@@ -341,6 +442,10 @@ class _Tiling:
         return self.slices[op.result, box]
 
     def _produced(self, op: linalg.GenericOp, value: OpResult, box: _Box) -> SSAValue:
+        return self._generic(op, self._box_behind(op, value, box)).results[value.index]
+
+    def _box_behind(self, op: linalg.GenericOp, value: OpResult, box: _Box) -> _Box:
+        """The part of its iteration space in which `op` computes the tile `box` of its result `value`."""
         extents = domain_of(op, self.build_index)
         if extents is None:
             raise _CannotTile
@@ -351,18 +456,15 @@ class _Tiling:
                 offsets[expr.position], sizes[expr.position] = box.offsets[axis], box.sizes[axis]
             elif not isinstance(expr, AffineConstantExpr):
                 raise _CannotTile
-        return self._generic(op, _Box(tuple(offsets), tuple(sizes))).results[value.index]
+        return _Box(tuple(offsets), tuple(sizes))
 
     def _generic(self, op: linalg.GenericOp, box: _Box) -> Operation:
         """`op` on the part `box` of its iteration space."""
         if (op, box) in self.made:
             return self.made[op, box]
         self.boxes.setdefault(op, box)
-        if op is not self.root and op not in self.looped and self._takes_steps(op, box):
-            self.looped.add(op)
-            self.made[op, box] = made = self._in_loops(op, box)
-            self.looped.remove(op)
-            return made
+        if (level := self._level(op, box)) is not None:
+            return self._on_level(op, box, level)
         operands: list[SSAValue] = []
         maps: list[AffineMapAttr] = []
         for operand, map in zip(op.operands, maps_of(op), strict=True):
@@ -388,20 +490,57 @@ class _Tiling:
         self.made[op, box] = tiled
         return self.build_index.add(tiled)
 
-    def _takes_steps(self, op: linalg.GenericOp, box: _Box) -> bool:
-        """Whether `op` on `box` is more than one step of its own loops."""
-        steps = zip(_schedule(op).parallel_sizes, box.sizes, strict=False)
-        return any(step and ((bound := bound_of(size)) is None or bound > step) for step, size in steps)
+    def _level(self, op: linalg.GenericOp, box: _Box) -> int | None:
+        """The next level of own loops that `op` takes more than one step of on `box`; None: `op` is computed whole."""
+        levels = self._levels(op)
+        for level in range(self.depth.get(op, 0), len(levels)):
+            steps = zip(levels[level], box.sizes, strict=False)
+            if any(step and ((bound := bound_of(size)) is None or bound > step) for step, size in steps):
+                return level
+        return None
+
+    def _levels(self, op: linalg.GenericOp) -> list[tuple[int, ...]]:
+        """Steps of the loops that `op` has inside the tile."""
+        schedule = _schedule(op)
+        return [() if op is self.root else schedule.parallel_sizes, schedule.inner_sizes]
+
+    def _on_level(self, op: linalg.GenericOp, box: _Box, level: int) -> Operation:
+        """`op` on `box` in the loops of one level."""
+        outside, covers = self.depth.get(op, 0), self.covers
+        if level == 1:
+            self.covers = dict(covers)
+            self._cover_producers(op, box)
+        self.depth[op] = level + 1
+        self.made[op, box] = made = self._in_loops(op, box, self._levels(op)[level])
+        self.depth[op], self.covers = outside, covers
+        return made
+
+    def _cover_producers(self, op: linalg.GenericOp, box: _Box) -> None:
+        """Compute what `op` on `box` reads of producers that have loops of their own, and of padded ones."""
+        for operand, map in zip(op.inputs, maps_of(op), strict=False):
+            if not isinstance(operand, OpResult) or operand in self.covers:
+                continue
+            producer = operand.op
+            if not isinstance(producer, linalg.GenericOp | tensor.PadOp):
+                continue
+            parts = [self._axis(e, box, operand, axis) for axis, e in enumerate(map.results)]
+            part = _Box(tuple(p[0] for p in parts), tuple(p[1] for p in parts))
+            if isinstance(producer, tensor.PadOp) or any(any(steps) for steps in self._levels(producer)):
+                self.covers[operand] = part, self._tile(operand, part)
+            else:
+                self._cover_producers(producer, self._box_behind(producer, operand, part))
 
     # for each part of a box, op(part) inserted at its place == op(box)
-    def _in_loops(self, op: linalg.GenericOp, box: _Box) -> Operation:
-        """`op` on `box`, in steps of its own `parallel` sizes: its producers are computed step by step as well."""
+    def _in_loops(self, op: linalg.GenericOp, box: _Box, step_sizes: tuple[int, ...]) -> Operation:
+        """`op` on `box`, in steps of `step_sizes`: its producers are computed step by step as well."""
         build = self.build_index
-        schedule, written = _schedule(op), output_map(op)
-        fill = op.outputs[0].owner
-        empty = fill.outputs[0].owner if isinstance(fill, linalg.FillOp) else fill
+        written, base = output_map(op), _destination(op)
         axes = [e.position for e in written.results if isinstance(e, AffineDimExpr)]
-        if not isinstance(empty, tensor.EmptyOp) or len(op.results) != 1 or len(axes) != len(written.results):
+        if (
+            not (isinstance(base.owner, tensor.EmptyOp) or op is self.root)
+            or len(op.results) != 1
+            or len(axes) != len(written.results)
+        ):
             raise _CannotTile
         whole = _Box(tuple(box.offsets[d] for d in axes), tuple(box.sizes[d] for d in axes))
 
@@ -413,7 +552,8 @@ class _Tiling:
             out = _Box(tuple(inner.offsets[d] for d in axes), tuple(extents))
             type = _tile_type(op.results[0], out)
             ones = [1] * len(axes)
-            self.made[empty, out] = build.add(tensor.ExtractSliceOp(into, local, extents, ones, type))
+            cut = build.add(tensor.ExtractSliceOp(into, local, extents, ones, type))
+            self.targets[base, out] = cut.result
             value = self._generic(op, inner).results[0]
             return build.add(_insertion(value, into, local, extents))
 
@@ -422,7 +562,7 @@ class _Tiling:
         ) -> Operation:
             if not dims:
                 return part(places, sizes, into)
-            dim, step, extent = dims[0], schedule.parallel_sizes[dims[0]], box.sizes[dims[0]]
+            dim, step, extent = dims[0], step_sizes[dims[0]], box.sizes[dims[0]]
             if (bound := bound_of(extent)) is not None and bound <= step:
                 return steps(dims[1:], places, sizes, into)
 
@@ -439,7 +579,11 @@ class _Tiling:
                     build.add(scf.YieldOp(last.results[0]))
                 return build.add(scf.ForOp(first, beyond, by, [into], Region(block)))
 
-            made, slices = dict(self.made), dict(self.slices)
+            made, slices, targets = dict(self.made), dict(self.slices), dict(self.targets)
+
+            def forget() -> None:
+                self.made, self.slices, self.targets = dict(made), dict(slices), dict(targets)
+
             if isinstance(extent, int):
                 full = extent - extent % step
                 one = full == step
@@ -449,18 +593,27 @@ class _Tiling:
                     else loop(0, full, into, step)
                 )
                 if full != extent:
-                    self.made, self.slices = dict(made), dict(slices)
+                    forget()
                     rest = {**sizes, dim: extent - full}
                     last = steps(dims[1:], {**places, dim: full}, rest, last.results[0])
+            elif step == 1:
+                last = loop(0, extent, into, 1)
             else:
                 full = build.minus(extent, build.remainder(extent, step))
                 last = loop(0, full, into, step)
-                self.made, self.slices = dict(made), dict(slices)
+                forget()
                 last = loop(full, extent, last.results[0], None)
-            self.made, self.slices = made, slices
+            forget()
             return last
 
-        return steps(schedule.loop_order, {}, {}, self._padded(empty, whole))
+        schedule = _schedule(op)
+        order = [d for d in schedule.loop_order if step_sizes[d]]
+        order += [d for d, step in enumerate(step_sizes) if step and d not in order]
+        if isinstance(base.owner, tensor.EmptyOp) and (base, whole) not in self.targets:
+            start = self._padded(base.owner, whole)
+        else:
+            start = self._tile(base, whole)
+        return steps(tuple(order), {}, {}, start)
 
     def _padded(self, empty: tensor.EmptyOp, box: _Box) -> SSAValue:
         """A buffer of the tile whose rows begin at cache lines: a vector never lies in two of them."""
@@ -508,6 +661,12 @@ class _Tiling:
         offset, size = box.offsets[dim], box.sizes[dim]
         if constant_of(offset) == 0 and offset not in self.aligned:
             return 0, build.dim(operand, axis), expr
+        if (start := constant_of(offset)) is not None and isinstance(size, int):
+            if start % width + size > width:
+                raise _CannotTile
+            if kind == AffineBinaryOpKind.FloorDiv:
+                return start // width, 1, AffineConstantExpr(0)
+            return start % width, size, AffineDimExpr(dim)
         tile = self.aligned.get(offset) if isinstance(offset, SSAValue) else None
         if tile is None or width % tile:
             raise _CannotTile
@@ -526,6 +685,12 @@ class _Tiling:
             assert block is not None
             block.insert_op_after(shifted, index)
             index.result.replace_uses_with_if(shifted.result, lambda use, s=shifted: use.operation is not s)
+
+
+def _destination(op: linalg.GenericOp, output: int = 0) -> SSAValue:
+    """The tensor that `op` writes, perhaps filled before."""
+    value = op.outputs[output]
+    return value.owner.outputs[0] if isinstance(value.owner, linalg.FillOp) else value
 
 
 def _insertion(

@@ -1,16 +1,19 @@
 """The passes of the tensor stage keep the meaning of a program: the interpreter says the same before and after."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from stepwell.compat import new_context, parse_module
+from stepwell.dialects.stepwell import TargetAttr
 from stepwell.interpreter import interpret
 from stepwell.pipelines import resolve_pipeline, run_pipeline
 from stepwell.registry import DIALECTS
 from stepwell.resources import constant_attr
+from stepwell.targets import resolve_target
 from stepwell.verification import verify_module
 
 LIT = Path(__file__).parents[2] / "lit/transforms"
@@ -113,6 +116,31 @@ def test_attention_is_one_kernel_and_keeps_its_meaning():
     np.testing.assert_array_equal(before[0], after[0])
     main = printed[printed.index("@main(") :]
     assert main[: main.index("}")].count("func.call") == 1
+
+
+@pytest.mark.parametrize(
+    "l2_bytes, flops_per_ns, calls, pads",
+    [
+        (1 << 10, 100.0, 1, 0),  # what is between does not stay in the cache: one kernel
+        (1 << 10, 1.0, 2, 1),  # some rows twice would take longer than to write all of them
+        (1 << 20, 100.0, 3, 1),  # all of it is small
+    ],
+)
+def test_depthwise_between_products_is_one_kernel_where_that_pays(l2_bytes, flops_per_ns, calls, pads):
+    rng = np.random.default_rng(0)
+    target = replace(resolve_target("x86-64-v4"), l2_bytes=l2_bytes, flops_per_ns=flops_per_ns)
+    text = (LIT / "form-kernels-windows.ir").read_text()
+    at = text.index("\nfunc.func @main")
+    text = f"{text[:at]}module attributes {{stepwell.target = {TargetAttr.of(target)}}} {{\n{text[at:]}\n}}"
+    text = text.replace("@main(", "@other(").replace("@small(", "@main(")
+    shapes = ((1, 8, 8, 2), (2, 8), (3, 3, 8), (8, 2))
+    inputs = [rng.integers(-2, 3, s).astype(np.float32) for s in shapes]
+    before, after, printed = run(text, "form-kernels", inputs)
+    np.testing.assert_array_equal(before[0], after[0])
+    main = printed[printed.index("@main(") :]
+    main = main[: main.index("func.return")]
+    assert (main.count("func.call"), main.count("tensor.pad")) == (calls, pads)
+    run(text, "form-kernels,absorb-slices,collapse-dims,assign-schedules,tile-and-fuse,vectorise", inputs)
 
 
 def test_reshapes_of_reshapes_go_in_any_order():

@@ -425,6 +425,70 @@ def test_attention(size, epilogue, unknown_rows):
         assert keys not in buffers, "what is made of the scores overwrites them"
 
 
+def inverted_residual(size, stride, pads, expands, epilogue=True) -> tuple[Kernel, tuple]:
+    """`project(window(pad(expand(x))))`; `pads`: low and high, of rows and of columns."""
+    height, width, narrow, channels, columns = size
+    kernel = Kernel()
+    wide = (1, height, width, channels)
+    x = kernel.argument((1, height, width, narrow) if expands else wide)
+    if expands:
+        w0, b0 = kernel.argument((narrow, channels)), kernel.argument((channels,))
+        sums = kernel.fill(kernel.empty(wide))
+        x = kernel.generic(
+            "nhwck", ["n, h, w, k", "k, c", "n, h, w, c"], [x, w0], sums, MULTIPLY_ADD, reductions="k"
+        )
+        maps = ["n, h, w, c", "c", "n, h, w, c"]
+        x = kernel.generic("nhwc", maps, [x, b0], kernel.empty(wide), "%v = arith.addf %a, %b : f32")
+    if any(pads):
+        low, high = pads
+        padded = (1, height + low + high, width + low + high, channels)
+        kernel.lines.append("%pad = arith.constant 7.0 : f32")  # not what the product makes of zeros
+        kernel.lines.append(
+            f"%padded = tensor.pad {x[0]} low[0, {low}, {low}, 0] high[0, {high}, {high}, 0] {{\n"
+            "^bb0(%p0: index, %p1: index, %p2: index, %p3: index):\ntensor.yield %pad : f32\n"
+            f"}} : {kernel.type(wide)} to {kernel.type(padded)}"
+        )
+        x = ("%padded", padded, "f32")
+    pixels = tuple((extent - 3) // stride + 1 for extent in x[1][1:3])
+    w1 = kernel.argument((3, 3, channels))
+    maps = [f"n, {stride} * h + i, {stride} * w + j, c", "i, j, c", "n, h, w, c"]
+    sums = kernel.fill(kernel.empty((1, *pixels, channels)))
+    y = kernel.generic("nhwcij", maps, [x, w1], sums, MULTIPLY_ADD, reductions="ij")
+    if epilogue:
+        maps, out = ["n, h, w, c", "n, h, w, c"], kernel.empty((1, *pixels, channels))
+        y = kernel.generic("nhwc", maps, [y], out, "%v = arith.addf %a, %a : f32")
+    w2 = kernel.argument((channels, columns))
+    rest = kernel.argument((1, *pixels, columns)) if epilogue else None
+    out = kernel.argument((1, *pixels, columns))
+    sums = kernel.fill(kernel.empty(out[1]) if epilogue else out)
+    y = kernel.generic(
+        "nhwck", ["n, h, w, k", "k, c", "n, h, w, c"], [y, w2], sums, MULTIPLY_ADD, reductions="k"
+    )
+    if epilogue:
+        maps = ["n, h, w, c"] * 3
+        y = kernel.generic("nhwc", maps, [y, rest], out, "%v = arith.addf %a, %b : f32")
+    return kernel, y
+
+
+@pytest.mark.parametrize("expands", [True, False])
+@pytest.mark.parametrize(
+    "size, stride, pads, epilogue",
+    [
+        ((8, 9, 5, 32, 20), 1, (1, 1), True),
+        ((12, 11, 3, 40, 70), 1, (1, 1), False),
+        ((17, 9, 4, 24, 16), 2, (0, 1), True),
+        ((9, 19, 2, 16, 33), 2, (1, 1), True),
+        ((10, 8, 3, 20, 8), 1, (0, 0), False),
+    ],
+)
+def test_depthwise_between_products(size, stride, pads, epilogue, expands):
+    """Blocks of rows of pixels: a padded buffer of a panel of channels, all channels of the window, the product."""
+    kernel, y = inverted_residual(size, stride, pads if expands else (0, 0), expands, epilogue)
+    module = check(kernel, y, foralls=1)
+    if expands and any(pads):
+        assert "tensor.pad" not in str(module), "the border is filled in the tile"
+
+
 def test_two_results():
     """A statistic that leaves the kernel beside the result that reads it."""
     kernel = Kernel()
