@@ -2,6 +2,7 @@
 Upstream MLIR and LLVM read what we write, at every level, and compute the same from it.
 """
 
+import ctypes
 import shutil
 import subprocess
 import sys
@@ -9,14 +10,19 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from llvm_modules import same_meaning
 from native import build, call, llvm_ir, lower, needs_clang
+from onnx import TensorProto, helper
 from small_models import MODELS
 
 from stepwell.backends.llvm_ir import parse_llvm_ir
+from stepwell.comparison import random_array
 from stepwell.compat import new_context, parse_module, print_module
 from stepwell.compiler import Compilation, Options
+from stepwell.execution import main_of
+from stepwell.interpreter import Machine, run_main
 from stepwell.registry import DIALECTS
 
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "conversion"))
@@ -30,6 +36,8 @@ TO_LLVM = (
     "-convert-index-to-llvm", "-canonicalize", "-reconcile-unrealized-casts",
 )  # fmt: skip
 """Upstream's own way down from the memref level."""
+_MATH_TO_LLVM = ("-math-expand-ops=ops=tanh", "-convert-math-to-llvm")
+"""Before it, for kernels that compute exponentials and the like."""
 
 
 def tool(name: str, text: str, *flags: str) -> str:
@@ -114,11 +122,86 @@ def test_a_kernel_lowered_by_upstream_computes_the_same(tmp_path):
         if name == "ours":
             call(library, "matmul", [x, packed, bias, out], tiles=12)
         else:
-            import ctypes
-
             library.matmul.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 2
             library.matmul(*(array.ctypes.data for array in (x, packed, bias, out)), 0, 12)
         results.append(out)
     weights = packed.transpose(1, 0, 2).reshape(784, 128)[:, :100]
     assert np.array_equal(results[0], np.maximum(x @ weights + bias, 0))
     assert all(np.array_equal(results[0], result) for result in results[1:])
+
+
+class _BothWays(Machine):
+    """Runs `@main` of a module at the memref level; each launch is done by its interpreter and by upstream's library."""
+
+    def __init__(self, module, ctx, library):
+        super().__init__(module, ctx)
+        self.library, self.compared = library, {}
+
+    def run(self, op):
+        if op.name != "schedule.launch":
+            super().run(op)
+            return
+        name, arguments, tiles = (
+            op.callee.root_reference.data, self.get(op.arguments), self.integer(op.tiles),
+        )  # fmt: skip
+        theirs = [np.array(argument) for argument in arguments]
+        super().run(op)
+        function = getattr(self.library, name)
+        function.argtypes = [ctypes.c_void_p] * len(theirs) + [ctypes.c_int64] * 2
+        function(*(array.ctypes.data for array in theirs), 0, tiles)
+        ours, other = arguments[-1], theirs[-1]  # the output; memory that nobody wrote yet is NaN
+        assert np.array_equal(np.isnan(ours), np.isnan(other)), name
+        difference = np.nanmax(np.abs(ours - other)) / max(np.nanmax(np.abs(ours)), 1e-30)
+        self.compared[name] = max(difference, self.compared.get(name, 0.0))
+
+
+@needs_clang
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("conv_net", {"conv", "matmul", "rows", "border", "transpose", "pool"}),
+        ("mlp", {"matmul", "rows"}),
+        ("elementwise", {"elementwise", "reduce"}),
+    ],
+)
+def test_every_kernel_of_a_model_lowered_by_upstream_computes_the_same(name, kinds, tmp_path):
+    """Convolutions, pooling, reductions, softmax, normalisation and the rest, each on the arguments that it has there."""
+    compilation = Compilation(Options(target="x86-64-v4"))
+    compilation.read(MODELS[name]() if name in MODELS else _elementwise())
+    module, ctx = compilation.lower_to("memref"), compilation.ctx
+    kernels = module.clone()
+    kernels.attributes.clear()
+    for op in list(kernels.body.block.ops):
+        if "stepwell.kernel" in op.attributes:
+            op.properties.pop("sym_visibility")
+        else:
+            op.detach()
+            op.erase()
+    lowered = mlir_opt(print_module(kernels, generic=True), *_MATH_TO_LLVM, *TO_LLVM)
+    library = build(tool("mlir-translate-22", lowered, "--mlir-to-llvmir"), tmp_path)
+    machine = _BothWays(module, ctx, library)
+    given = [
+        random_array(np.random.default_rng(0), argument.type.get_shape(), np.dtype(np.float32))
+        for argument in main_of(module).regions[0].block.args
+    ]
+    run_main(machine, given)
+    assert {kernel.split("_")[0] for kernel in machine.compared} == kinds
+    assert all(difference < 2e-6 for difference in machine.compared.values()), machine.compared
+
+
+def _elementwise() -> onnx.ModelProto:
+    """Element-wise functions of two operands that broadcast, and a sum and a maximum over the outer axis."""
+    nodes = [
+        helper.make_node("Mul", ["x", "r"], ["m"]),
+        helper.make_node("Exp", ["m"], ["e"]),
+        helper.make_node("Sub", ["e", "x"], ["s"]),
+        helper.make_node("LeakyRelu", ["s"], ["y"]),
+        helper.make_node("ReduceMax", ["x"], ["z"], axes=[0], keepdims=0),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes, "elementwise",
+        [value("x", TensorProto.FLOAT, [37, 53]), value("r", TensorProto.FLOAT, [53])],
+        [value("y", TensorProto.FLOAT, [37, 53]), value("z", TensorProto.FLOAT, [53])],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
