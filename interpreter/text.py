@@ -5,7 +5,9 @@ A view of strings in an arena is memory of its own, since numpy keeps no objects
 """
 
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 from itertools import pairwise
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -54,6 +56,23 @@ def parse_float(text: Any) -> float | None:
         return None if "_" in word or not word.isascii() else float(word)
     except (ValueError, OverflowError):
         return None
+
+
+def parse_float32(text: Any) -> float | None:
+    """The number that a string spells as a float, rounded once: where the double lies midway between two, it is no help."""
+    value = parse_float(text)
+    if value is None or not isfinite(value):
+        return value
+    with np.errstate(over="ignore"):
+        near = np.float32(value)
+    other = np.nextafter(near, np.float32(np.inf if value > float(near) else -np.inf))
+    word = to_text(to_bytes(text)).strip(WHITE)
+    if abs(value - float(near)) != abs(float(other) - value) or "x" in word.lower():
+        return float(near)
+    exact = Fraction(word)
+    return float(
+        near if exact == Fraction(value) else max(near, other) if exact > value else min(near, other)
+    )
 
 
 def parse_integer(text: Any) -> int | None:
@@ -166,9 +185,13 @@ def _number(op: Any, value: Any, text: Any) -> Any:
 
 
 @_means("parse_f64")
-@_means("parse_f32")
 def _parse_float(machine: Machine, op: Any, x: np.ndarray) -> Iterable[Any]:
     return [_number(op, parse_float(s), s) for s in x.ravel()]
+
+
+@_means("parse_f32")
+def _parse_float32(machine: Machine, op: Any, x: np.ndarray) -> Iterable[Any]:
+    return [_number(op, parse_float32(s), s) for s in x.ravel()]
 
 
 @_means("parse_i64")

@@ -9,7 +9,7 @@ import numpy as np
 from stepwell.dialects.graph import GraphOp, numpy_dtype
 from stepwell.errors import RunError
 from stepwell.interpreter.graph.evaluation import EVALUATE, evaluates, widen
-from stepwell.interpreter.text import format_float, parse_float, parse_integer
+from stepwell.interpreter.text import format_float, parse_float, parse_float32, parse_integer
 
 Array = Any
 
@@ -228,7 +228,8 @@ def cast(x: Array, dtype: np.dtype, saturate: bool = True, round_mode: str = "up
         return np.array([*texts, None], object)[:-1].reshape(x.shape)
     if x.dtype.kind == "O":
         if dtype.kind == "V" or ("int" not in dtype.name and dtype.kind != "b"):
-            values = [_spelt(parse_float(v), v) for v in x.ravel()]
+            parse = parse_float if dtype == np.float64 else parse_float32
+            values = [_spelt(parse(v), v) for v in x.ravel()]
             return cast(
                 np.array(values, np.float64 if dtype == np.float64 else np.float32).reshape(x.shape), dtype
             )

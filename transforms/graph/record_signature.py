@@ -19,6 +19,7 @@ from xdsl.passes import ModulePass
 
 from stepwell.diagnostics import compile_error, unsupported
 from stepwell.dialects.graph import STRING, NothingType, OptionalType, SequenceType, dims_of, numpy_dtype
+from stepwell.dialects.text import STRING as TEXT_STRING
 
 SIGNATURE_KEY = "stepwell.signature"
 """The module attribute that holds the interface."""
@@ -35,7 +36,7 @@ def describe(op: FuncOp, name: str, type: Attribute) -> DictionaryAttr:
         type = type.element
     if not isinstance(type, TensorType | UnrankedTensorType | NothingType):
         raise unsupported(op, f"{name} has the type {type}", "use tensors at the interface")
-    dtype = "string" if type.element_type == STRING else numpy_dtype(type.element_type).name
+    dtype = "string" if type.element_type in (STRING, TEXT_STRING) else numpy_dtype(type.element_type).name
     entries: dict[str, Attribute] = {
         "name": StringAttr(name),
         "kind": StringAttr(f"{layers}tensor"),
