@@ -69,14 +69,16 @@ def _check(low: "Lowering", premise: Premise) -> None:
     low.checked.add(premise)
     a, b = values = [low.index(d) for d in dims]
     holds = low.value(arith.CmpiOp(a, b, "sge" if premise.relation == "at least" else "eq"))
-    if premise.relation == "broadcasts":
-        for dim, value in zip(dims, values, strict=True):
+    may_be_one = {"broadcasts": dims, "stretches": dims[:1]}.get(premise.relation)
+    if may_be_one:
+        for dim, value in zip(may_be_one, values, strict=False):
             if isinstance(dim, Expr):
                 is_one = low.value(arith.CmpiOp(value, low.constant(1), "eq"))
                 holds = low.value(arith.OrIOp(holds, is_one))
     why = {
         "equal": f"the extents {premise.a} and {premise.b} must be equal",
         "broadcasts": f"the extents {premise.a} and {premise.b} must broadcast to each other",
+        "stretches": f"the extent {premise.a} must be 1 or {premise.b}",
         "at least": f"the extent {premise.a} must be at least {premise.b}",
     }[premise.relation]
     low.add(cf.AssertOp(holds, _message(low, why)))

@@ -91,6 +91,24 @@ def _gemm(low: Lowering, op: Any) -> SSAValue:
     return product if alpha == 1.0 else low.map(lambda x: scaled(x, alpha), [product], shape, element)
 
 
+def parameter(
+    low: Lowering, value: SSAValue, shape: Shape, axis: int | None
+) -> tuple[SSAValue, list[AffineExpr | int] | None]:
+    """
+    A scale or a zero point of a tensor of `shape`, one number or one for each index of `axis`, and where it is read;
+    None where it is broadcast, as of an extent with a name only the run knows whether it is 1.
+    """
+    own, rank = low.shape(value), len(shape)
+    if axis is None or all(extent == 1 for extent in own):
+        return value, [0] * len(own)
+    if len(own) > 1:
+        return value, None
+    axis %= rank
+    if own[0] == shape[axis] or isinstance(own[0], int):
+        return value, [dims(rank)[axis]]
+    return low.reshape(value, (own[0], *[1] * (rank - 1 - axis))), None
+
+
 def to_i32(
     low: Lowering,
     value: SSAValue,
@@ -101,11 +119,11 @@ def to_i32(
 ) -> SSAValue:
     """The integers minus their zero point (a scalar, or one for each index of `axis`), as i32."""
     inputs = [value]
-    at: list[Sequence[AffineExpr | int]] = [dims(low.rank(value))]
+    at: list[Sequence[AffineExpr | int] | None] = [dims(low.rank(value))]
     if zero is not None:
+        zero, place = parameter(low, zero, low.shape(value), axis)
         inputs.append(zero)
-        single = all(e == 1 for e in low.shape(zero))
-        at.append([0] * low.rank(zero) if single or axis is None else [dims(low.rank(value))[axis]])
+        at.append(place)
 
     def body(x: Scalar, *z: Scalar) -> Scalar:
         wide = x.as_integer(i32, False)

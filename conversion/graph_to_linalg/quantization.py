@@ -5,7 +5,7 @@ from typing import Any
 from xdsl.dialects.builtin import IntegerType, f32, i32
 from xdsl.ir import SSAValue
 
-from stepwell.conversion.graph_to_linalg.contraction import matmul, to_i32
+from stepwell.conversion.graph_to_linalg.contraction import matmul, parameter, to_i32
 from stepwell.conversion.graph_to_linalg.convolution import add_bias, convolution, to_channels_first
 from stepwell.conversion.graph_to_linalg.lowering import Lowering, Shape, dims, is_unsigned, lowers
 from stepwell.conversion.graph_to_linalg.reduction import fold, highest_of, lowest_of
@@ -14,17 +14,21 @@ from stepwell.conversion.graph_to_linalg.small_types import decoded, encoded, is
 from stepwell.diagnostics import unsupported
 
 
-def _parameter(low: Lowering, op: Any, value: SSAValue, rank: int, axis: int) -> list[Any]:
-    """Where a scale or a zero point of a tensor of `rank` axes is read."""
-    own = low.shape(value)
-    if not own:
-        return []
-    if len(own) > 1:
-        block = low.attr(op, "block_size")
-        if len(own) != rank or not block:
-            raise unsupported(op, "its scale has neither one element nor one a channel", "quantise in blocks")
-        return [d // block if a == axis % rank else d for a, d in enumerate(dims(rank))]
-    return [0] if own == (1,) else [dims(rank)[axis % rank]]
+def _linear(low: Lowering, op: Any) -> tuple[list[SSAValue], list[Any]]:
+    """The tensor, the scales and the zero points that there are, and where each is read."""
+    x, *parameters = [v for v in low.operands(op) if v is not None]
+    shape, axis, block = low.shape(x), low.attr(op, "axis"), low.attr(op, "block_size")
+    every = dims(len(shape))
+    inputs, at = [x], [every]
+    for value in parameters:
+        if block:
+            place = [d // block if a == axis % len(shape) else d for a, d in enumerate(every)]
+        else:
+            one = not low.rank(parameters[0]) or not -len(shape) <= axis < len(shape)
+            value, place = parameter(low, value, shape, None if one else axis)
+        inputs.append(value)
+        at.append(place)
+    return inputs, at
 
 
 def rounded(x: Scalar, zero: Scalar | None, element: Any, unsigned: bool) -> Scalar:
@@ -38,15 +42,10 @@ def rounded(x: Scalar, zero: Scalar | None, element: Any, unsigned: bool) -> Sca
 
 @lowers("quantize_linear")
 def _quantize_linear(low: Lowering, op: Any) -> SSAValue:
-    x, scale, zero = [*low.operands(op), None][:3]
+    inputs, at = _linear(low, op)
     element = low.result_element(op)
     target = op.results[0].type.element_type
     unsigned, saturate = is_unsigned(target), low.attr(op, "saturate") != 0
-    axis, rank = low.attr(op, "axis"), low.rank(x)
-    inputs = [v for v in (x, scale, zero) if v is not None]
-    at = [dims(rank), *(_parameter(low, op, v, rank, axis) for v in inputs[1:])]
-    if zero is not None and not low.rank(scale):  # one for the tensor, whatever the extent is called
-        at[2] = [0] * low.rank(zero)
 
     def body(v: Scalar, s: Scalar, *z: Scalar) -> Scalar:
         if is_small(target):
@@ -60,20 +59,15 @@ def _quantize_linear(low: Lowering, op: Any) -> SSAValue:
         return rounded(v.cast(f32) / s.cast(f32), z[0] if z else None, element, unsigned)
 
     return low.map(
-        body, inputs, low.shape(x), element, at=at, unsigned=[False, False, unsigned][: len(inputs)]
+        body, inputs, low.shape(inputs[0]), element, at=at, unsigned=[False, False, unsigned][: len(inputs)]
     )
 
 
 @lowers("dequantize_linear")
 def _dequantize_linear(low: Lowering, op: Any) -> SSAValue:
-    x, scale, zero = [*low.operands(op), None][:3]
+    inputs, at = _linear(low, op)
     source = op.operands[0].type.element_type
     unsigned = is_unsigned(source)
-    axis, rank = low.attr(op, "axis"), low.rank(x)
-    inputs = [v for v in (x, scale, zero) if v is not None]
-    at = [dims(rank), *(_parameter(low, op, v, rank, axis) for v in inputs[1:])]
-    if zero is not None and not low.rank(scale):  # one for the tensor, whatever the extent is called
-        at[2] = [0] * low.rank(zero)
 
     def body(v: Scalar, s: Scalar, *z: Scalar) -> Scalar:
         if is_small(source):
@@ -87,7 +81,7 @@ def _dequantize_linear(low: Lowering, op: Any) -> SSAValue:
     return low.map(
         body,
         inputs,
-        low.shape(x),
+        low.shape(inputs[0]),
         low.result_element(op),
         at=at,
         unsigned=[unsigned, False, unsigned][: len(inputs)],
@@ -119,16 +113,16 @@ def _requantized(
 ) -> SSAValue:  # fmt: skip
     """i32 sums in units of the first two of `scales`, as integers in units of the third."""
     element, unsigned = low.result_element(op), is_unsigned(op.results[0].type.element_type)
-    rank = low.rank(total)
-    at = [dims(rank), *(_parameter(low, op, v, rank, axis) for v in (*scales, zero))]
+    shape = low.shape(total)
+    axes = [None, axis, None, None]  # only the weights may have one a channel
+    parameters = [parameter(low, v, shape, a) for v, a in zip((*scales, zero), axes, strict=True)]
+    inputs, at = [total, *(v for v, _ in parameters)], [dims(len(shape)), *(place for _, place in parameters)]
 
     def body(v: Scalar, a: Scalar, b: Scalar, y: Scalar, z: Scalar) -> Scalar:
         factor = a.cast(f32) * b.cast(f32) / y.cast(f32)
         return rounded(v.cast(f32) * factor, z, element, unsigned)
 
-    return low.map(
-        body, [total, *scales, zero], low.shape(total), element, at=at, unsigned=[False] * 4 + [unsigned]
-    )
+    return low.map(body, inputs, shape, element, at=at, unsigned=[False] * 4 + [unsigned])
 
 
 @lowers("qlinear_matmul")

@@ -21,6 +21,7 @@ from stepwell.dialects.graph.core import (
     may_stretch,
     operator,
     real,
+    require_parameter,
     require_rank,
     require_same,
     same_dim,
@@ -42,6 +43,21 @@ def matmul_shape(op: GraphOp, a: SSAValue, b: SSAValue) -> list[Dim]:
     require_same(op, left[-1], right[-2], f"inner extents of [{print_dims(left)}] and [{print_dims(right)}]")
     batch = broadcast(op, [left[:-2], right[:-2]])
     return batch + ([] if row else [left[-2]]) + ([] if column else [right[-1]])
+
+
+def _require_parameters(op: GraphOp, *groups: tuple[Sequence[SSAValue | None], SSAValue, int]) -> None:
+    """
+    Scales and zero points of each of some factors: one number, one for each index of an axis of it (1 where it has none),
+    or what broadcasts to it.
+    """
+    for values, factor, axis in groups:
+        shape = dims(factor)
+        for value in values:
+            if value is None or len(extents := dims(value)) <= 1:
+                extent = shape[axis] if -axis <= len(shape) > 1 else 1
+                require_parameter(op, value, extent, f"scales or zero points of {factor.type}")
+            elif len(extents) != len(shape) or not all(map(may_stretch, extents, shape)):
+                raise VerifyException(f"{op.name}: {value.type} does not broadcast to {factor.type}")
 
 
 @operator
@@ -70,7 +86,9 @@ class MatMulIntegerOp(GraphOp):
     y = result_def(TENSOR)
 
     def output_types(self) -> Sequence[Attribute]:
-        return [tensor_type(matmul_shape(self, self.a, self.b), i32)]
+        shape = matmul_shape(self, self.a, self.b)
+        _require_parameters(self, ([self.a_zero_point], self.a, -2), ([self.b_zero_point], self.b, -1))
+        return [tensor_type(shape, i32)]
 
 
 @operator
@@ -345,7 +363,10 @@ class ConvIntegerOp(_ConvLike):
     y = result_def(TENSOR)
 
     def output_types(self) -> Sequence[Attribute]:
-        return [tensor_type(_conv_shape(self, self.x, self.w, None), i32)]
+        shape = _conv_shape(self, self.x, self.w, None)
+        require_parameter(self, self.x_zero_point, 1, "zero points of the input")
+        require_parameter(self, self.w_zero_point, dims(self.w)[0], "zero points of the weights")
+        return [tensor_type(shape, i32)]
 
 
 @operator
@@ -365,12 +386,20 @@ class QLinearConvOp(_ConvLike):
 
     def output_types(self) -> Sequence[Attribute]:
         found = element_type(self.y_zero_point)
-        return [tensor_type(_conv_shape(self, self.x, self.w, self.b), found)]
+        shape = _conv_shape(self, self.x, self.w, self.b)
+        for value in (self.x_scale, self.x_zero_point, self.y_scale, self.y_zero_point):
+            require_parameter(self, value, 1, "scales or zero points of the input or the result")
+        for value in (self.w_scale, self.w_zero_point):
+            require_parameter(self, value, dims(self.w)[0], "scales or zero points of the weights")
+        return [tensor_type(shape, found)]
 
 
 @operator
 class QLinearMatMulOp(GraphOp):
-    """The matrix product of quantised tensors, requantised to `y_scale`, `y_zero_point`."""
+    """
+    The matrix product of quantised tensors, requantised to `y_scale`, `y_zero_point`, which are one each; those of `a`
+    may be one a row, those of `b` one a column.
+    """
 
     a = operand_def(TENSOR)
     a_scale = operand_def(TENSOR)
@@ -383,7 +412,15 @@ class QLinearMatMulOp(GraphOp):
     y = result_def(TENSOR)
 
     def output_types(self) -> Sequence[Attribute]:
-        return [tensor_type(matmul_shape(self, self.a, self.b), element_type(self.y_zero_point))]
+        shape = matmul_shape(self, self.a, self.b)
+        _require_parameters(
+            self,
+            ([self.a_scale, self.a_zero_point], self.a, -2),
+            ([self.b_scale, self.b_zero_point], self.b, -1),
+        )
+        for value in (self.y_scale, self.y_zero_point):
+            require_parameter(self, value, 1, "scales or zero points of the result")
+        return [tensor_type(shape, element_type(self.y_zero_point))]
 
 
 @operator

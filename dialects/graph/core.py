@@ -628,11 +628,14 @@ def laid_out(op: GraphOp, shape: Sequence[Dim]) -> list[Dim]:
 
 @dataclass(frozen=True)
 class Premise:
-    """What an op's types take for granted of two extents: that `a` is equal to `b`, broadcasts with it, or is no less."""
+    """
+    What an op's types take for granted of two extents: that `a` is equal to `b`, broadcasts with it, stretches to it
+    (is equal to it or 1), or is no less.
+    """
 
     a: Dim
     b: Dim
-    relation: Literal["equal", "broadcasts", "at least"] = "equal"
+    relation: Literal["equal", "broadcasts", "stretches", "at least"] = "equal"
 
 
 _premises: ContextVar[list[Premise] | None] = ContextVar("premises", default=None)
@@ -664,7 +667,7 @@ def same_dim(a: Dim, b: Dim) -> bool:
 
 def may_stretch(dim: Dim, to: Dim) -> bool:
     """Whether an axis of extent `dim` may broadcast to `to`: it may be 1, or the same."""
-    take_for_granted(Premise(dim, to, "broadcasts"))
+    take_for_granted(Premise(dim, to, "stretches"))
     return not (isinstance(dim, int) and isinstance(to, int) and dim not in (1, to))
 
 
@@ -673,6 +676,15 @@ def require_same(op: Operation, a: Dim, b: Dim, what: str) -> Dim:
     if not same_dim(a, b):
         raise VerifyException(f"{op.name}: {what}: {a} is not {b}")
     return b if isinstance(b, int) else a
+
+
+def require_parameter(op: Operation, value: SSAValue | None, extent: Dim, what: str) -> None:
+    """An error unless `value` is absent, one number, or one for each index of an axis of `extent`."""
+    if value is None:
+        return
+    for count in require_rank(op, value, 0, 1):
+        if not may_stretch(count, extent):
+            raise VerifyException(f"{op.name}: {what}: {count} of them for extent {extent}")
 
 
 def require_rank(op: Operation, value: SSAValue, *ranks: int) -> list[Dim]:

@@ -16,21 +16,25 @@ from stepwell.dialects.graph.core import (
     element_type,
     integer,
     operator,
-    same_dim,
+    require_parameter,
+    require_rank,
+    require_same,
 )
-from stepwell.dialects.graph.shape import print_dims, tensor_type
+from stepwell.dialects.graph.shape import ceildiv, print_dims, tensor_type
 from stepwell.dialects.graph.types import ui8
 
 
 class _Linear(GraphOp):
     """
-    Scales are one (rank 0), one per entry of `axis` (rank 1), or one per block of `block_size` along it.
+    Scales are one (rank 0 or extent 1), one per entry of `axis` (rank 1), or one per block of `block_size` along it;
+    of zero points there are as many, or one.
     """
 
     x = operand_def(TENSOR)
 
     def _check(self) -> None:
         shape, scale = dims(self.operands[0]), dims(self.operands[1])
+        zero = [*self.operand_list(), None][2]
         block = self.get("block_size")
         if block < 0:
             raise VerifyException(f"{self.name}: block_size {block} must not be negative")
@@ -39,17 +43,24 @@ class _Linear(GraphOp):
                 raise VerifyException(
                     f"{self.name}: blocked scales [{print_dims(scale)}] must have rank {len(shape)}"
                 )
-            axis_of(self, self.get("axis"), len(shape))
-        elif len(scale) == 1 and scale != [1]:
             axis = axis_of(self, self.get("axis"), len(shape))
-            if not same_dim(scale[0], shape[axis]):
-                raise VerifyException(
-                    f"{self.name}: {scale[0]} scales for extent {shape[axis]} of axis {axis}"
-                )
-        elif len(scale) > 1:
+            blocks = [ceildiv(d, block) if a == axis else d for a, d in enumerate(shape)]
+            for value in (self.operands[1], zero):
+                extents = blocks if value is None else require_rank(self, value, len(shape))
+                for extent, wanted in zip(extents, blocks, strict=True):
+                    require_same(self, extent, wanted, f"blocks of {block} along axis {axis}")
+            return
+        if len(scale) > 1:
             raise VerifyException(
                 f"{self.name}: scales [{print_dims(scale)}] must have rank 0 or 1 without blocks"
             )
+        axis = self.get("axis")
+        if scale and scale != [1] and (isinstance(scale[0], int) or -len(shape) <= axis < len(shape)):
+            axis = axis_of(self, axis, len(shape))
+            require_parameter(self, self.operands[1], shape[axis], f"scales of axis {axis}")
+        else:  # one for the tensor, of which the axis says nothing
+            require_parameter(self, self.operands[1], 1, "scales")
+        require_parameter(self, zero, scale[0] if scale else 1, "zero points")
 
 
 @operator

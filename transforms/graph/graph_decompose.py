@@ -576,6 +576,8 @@ def expand_qlinear_matmul(op: GraphOp, emitter: Emitter) -> Values:
     product = emitter.make("MatMul", _centred(a, a_zero, emitter, True), _centred(b, b_zero, emitter, False))
     if _rank(a_scale) == 1 and static_shape(a_scale) != [1]:
         a_scale = emitter.make("Unsqueeze", a_scale, emitter.ints([1]))
+    if _rank(y_scale):  # one for the result, whatever its extent is called
+        y_scale = emitter.make("Reshape", y_scale, emitter.ints([]))
     a_scale, b_scale, out_scale = (_as_f32(v, emitter) for v in (a_scale, b_scale, y_scale))
     real = emitter.make("Cast", product, to=f32)
     real = emitter.make("Mul", real, emitter.make("Mul", a_scale, b_scale))

@@ -101,3 +101,60 @@ def test_diagonals_keep_what_lies_beside_them_out(equation):
         np.testing.assert_array_equal(model(x), np.einsum(equation, x))
     with pytest.raises(stepwell.RunError):
         model(np.zeros([2 + place for place in range(len(side))], np.float32))
+
+
+_BYTES = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
+_SCALES = np.array([0.25, 0.5, 1, 2, 4], np.float32)
+_POINTS = np.array([100, 90, 80, 70, 60], np.uint8)
+
+
+@pytest.mark.parametrize("op", ["QuantizeLinear", "DequantizeLinear"])
+def test_scales_are_one_or_one_a_channel_as_the_run_has_it(op):
+    x = _BYTES if op == "DequantizeLinear" else _BYTES.astype(np.float32) - 20
+    proto = model_of([helper.make_node(op, ["x", "scale", "zero"], ["y"])], {}, {"y": [None] * 3}, 21)
+    kinds = (TensorProto.FLOAT, TensorProto.UINT8)
+    types = dict(zip(("x", "zero", "y"), kinds if op == "QuantizeLinear" else kinds[::-1], strict=False))
+    types |= {"scale": TensorProto.FLOAT, "zero": TensorProto.UINT8}
+    extents = {"x": ["a", "b", "c"], "scale": ["s"], "zero": ["z"]}
+    proto.graph.input.extend(
+        helper.make_tensor_value_info(n, types[n], extents[n]) for n in ("x", "scale", "zero")
+    )
+    proto.graph.output[0].type.tensor_type.elem_type = kinds[op == "QuantizeLinear"]
+    ours = stepwell.compile(proto, cache=False)
+    theirs = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    for count in (1, 5):
+        values = {"x": x, "scale": _SCALES[:count], "zero": _POINTS[:count]}
+        np.testing.assert_array_equal(ours.run(values)["y"], theirs.run(None, values)[0])
+    for scales, points in ((4, 4), (5, 2), (5, 4), (1, 5)):
+        with pytest.raises(stepwell.RunError, match="must be 1 or"):
+            ours.run({"x": x, "scale": _SCALES[:scales], "zero": _POINTS[:points]})
+
+
+def test_zero_points_of_another_number_than_scales_are_refused():
+    names = {"x": _BYTES, "scale": _SCALES, "zero": _POINTS[:4]}
+    proto = model_of([helper.make_node("DequantizeLinear", list(names), ["y"])], {}, {"y": [None] * 3}, 21)
+    proto.graph.input.extend(
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+        for n, v in names.items()
+    )
+    with pytest.raises(stepwell.ImportModelError, match="zero points: 4 of them for extent 5"):
+        stepwell.compile(proto, cache=False)
+
+
+def test_zero_points_of_weights_are_one_or_one_a_channel_as_the_run_has_it():
+    node = helper.make_node("ConvInteger", ["x", "w", "", "zero"], ["y"])
+    extents = {"x": ["n", "c", "h", "v"], "w": ["m", "k", 2, 2], "zero": ["z"]}
+    proto = model_of([node], extents, {"y": [None] * 4}, 21)
+    for value in proto.graph.input:
+        value.type.tensor_type.elem_type = TensorProto.UINT8
+    proto.graph.output[0].type.tensor_type.elem_type = TensorProto.INT32
+    model = stepwell.compile(proto, cache=False)
+    x, w = np.ones((1, 3, 2, 2), np.uint8), np.arange(60, dtype=np.uint8).reshape(5, 3, 2, 2)
+    for count in (1, 5):
+        zero = _POINTS[:count]
+        want = (w.astype(np.int32) - zero.astype(np.int32).reshape(-1, 1, 1, 1)).sum((1, 2, 3))
+        np.testing.assert_array_equal(
+            model.run({"x": x, "w": w, "zero": zero})["y"], want.reshape(1, 5, 1, 1)
+        )
+    with pytest.raises(stepwell.RunError, match="must be 1 or"):
+        model.run({"x": x, "w": w, "zero": _POINTS[:4]})
