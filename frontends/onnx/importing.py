@@ -52,7 +52,7 @@ from stepwell.frontends.onnx import building
 from stepwell.frontends.onnx.classical import CLASSICAL, CLASSICAL_DOMAIN
 from stepwell.frontends.onnx.contrib import CONTRIB, DEFAULT_DOMAIN
 from stepwell.frontends.onnx.control_flow import build_with_regions
-from stepwell.frontends.onnx.lengths import settle_lengths
+from stepwell.frontends.onnx.lengths import declared_ranks, settle_lengths
 from stepwell.frontends.onnx.padding import resolve_auto_pad
 from stepwell.frontends.onnx.reading import (
     ExternalFiles,
@@ -126,8 +126,8 @@ class _Scope:
 
     around: "_Scope | None" = None
     values: dict[str, SSAValue | _Lazy] = field(default_factory=dict)
-    declared: dict[str, onnx.TypeProto] = field(default_factory=dict)
-    """What the file says of the types of values; trusted only where a rank can be known in no other way."""
+    ranks: dict[str, int] = field(default_factory=dict)
+    """The ranks that the file gives to values; trusted only where they can be known in no other way."""
 
     def __contains__(self, name: str) -> bool:
         scope: _Scope | None = self
@@ -162,8 +162,8 @@ class Importer:
         self.function = FuncOp("main", FunctionType.from_lists([], []), Region(self.main))
         self.where = label
         self.location: Any = None
-        self.declared: onnx.TypeProto | None = None
-        """What the file says of the first result of the node at hand."""
+        self.rank: int | None = None
+        """The rank that the file gives to the first result of the node at hand."""
         self.nodes = 0
         self.file = StringAttr(label)
         self.symbols: set[str] = set()
@@ -176,7 +176,7 @@ class Importer:
     def module(self, dims: dict[str, int]) -> ModuleOp:
         graph, versions = self.model.graph, opsets_of(self.model.opset_import, self.label) or {"": 1}
         self._report_missing(versions)
-        scope = _Scope(None, self._initializers(graph), _declared(graph))
+        scope = _Scope(None, self._initializers(graph), declared_ranks(graph))
         self._reserve_symbols(graph)
         renamed: dict[str, Dim] = {}
         arguments = []
@@ -439,7 +439,7 @@ class Importer:
                 self.location = NameLoc(StringAttr(name), position)
             operands = [self._find(name, scope, where) if name else None for name in node.input]
             attributes = self._attributes(node, scope, versions, bindings, where)
-            self.declared = scope.declared.get(node.output[0]) if node.output else None
+            self.rank = scope.ranks.get(node.output[0]) if node.output else None
             results = self._call(node, operands, attributes, versions)
             for name, result in zip(node.output, results, strict=False):
                 if name and result is not None:
@@ -548,7 +548,7 @@ class Importer:
         assert schema is not None, "missing operators were reported before"
         self._check(call, schema)
         _fill_defaults(call.attributes, schema)
-        settle_lengths(call, self, self.declared)
+        settle_lengths(call, self, self.rank)
         if call.domain in _RULES_BY_DOMAIN:
             results = _RULES_BY_DOMAIN[call.domain][call.op](call, self)
             assert results is not None, "a rule of another domain makes its results"
@@ -722,13 +722,12 @@ class Importer:
         element = getattr(value.type, "element", None) if value is not None else None
         if not isinstance(element, UnrankedTensorType | NothingType):
             return None
-        tensor = self.declared.tensor_type if self.declared is not None else onnx.TypeProto.Tensor()
-        if not tensor.HasField("shape"):
+        if self.rank is None:
             raise UnsupportedError(
                 f"{self.where}: the rank of the tensor that it reads is not known; declare the shape of its output,"
                 f" or of the elements of the sequence (extents may be symbols)"
             )
-        return tensor_type([fresh_symbol(self.function) for _ in tensor.shape.dim], element.element_type)
+        return tensor_type([fresh_symbol(self.function) for _ in range(self.rank)], element.element_type)
 
     def place(self, op: GraphOp) -> list[SSAValue | None]:
         """Append `op` to the block at hand, with the location of the node at hand; its results in ONNX's order."""
@@ -847,7 +846,7 @@ class Importer:
         already); its outputs.
         """
         graph, where = subgraph.graph, self.where
-        scope = _Scope(subgraph.scope, self._initializers(graph), _declared(graph))
+        scope = _Scope(subgraph.scope, self._initializers(graph), declared_ranks(graph))
         arguments = list(block.args) if block is not None else []
         if len(graph.input) != len(arguments):
             why = f"a subgraph of {len(graph.input)} inputs, where {len(arguments)} belong"
@@ -859,10 +858,6 @@ class Importer:
             results = [self._find(value.name, scope, where) for value in graph.output]
         self.where, self.location = where, location
         return results
-
-
-def _declared(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:
-    return {value.name: value.type for value in (*graph.value_info, *graph.output)}
 
 
 _REFUSALS = (VerifyException, PassFailedException, ValueError, TypeError, IndexError, KeyError, AssertionError,

@@ -13,9 +13,33 @@ from xdsl.ir import SSAValue
 from stepwell.dialects.graph import dims_of
 from stepwell.frontends.onnx.upgrades import Call, Emitter
 
+_SAME_RANK = frozenset(
+    """
+    Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh DequantizeLinear Elu Erf Exp
+    Floor Gelu HardSigmoid HardSwish Hardmax Identity IsInf IsNaN LeakyRelu Log LogSoftmax Mish Neg Not QuantizeLinear
+    Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh
+    ThresholdedRelu Transpose Trilu
+    """.split()
+)
+"""Operators whose first result has the rank of their first operand, whatever it is."""
 
-def settle_lengths(call: Call, rules: Emitter, declared: onnx.TypeProto | None) -> None:
-    """Give the operands of `call` that decide a rank the length that follows from `declared`, the type of its result."""
+
+def declared_ranks(graph: onnx.GraphProto) -> dict[str, int]:
+    """The ranks that `graph` gives to its values, and those that follow for the operands that these are made of."""
+    ranks = {
+        value.name: len(value.type.tensor_type.shape.dim)
+        for value in (*graph.value_info, *graph.output)
+        if value.type.tensor_type.HasField("shape")
+    }
+    for node in reversed(graph.node):
+        if node.op_type in _SAME_RANK and not node.domain and node.output and node.input:
+            if (rank := ranks.get(node.output[0])) is not None:
+                ranks.setdefault(node.input[0], rank)
+    return ranks
+
+
+def settle_lengths(call: Call, rules: Emitter, declared: int | None) -> None:
+    """Give the operands of `call` that decide a rank the length that follows from `declared`, the rank of its result."""
     if call.domain or call.op not in _PLACES:
         return
     for place in _PLACES[call.op]:
@@ -24,7 +48,7 @@ def settle_lengths(call: Call, rules: Emitter, declared: onnx.TypeProto | None) 
             continue
         if isinstance(dims_of(value.type)[-1], int):
             continue
-        length = _length(call, _rank(declared))
+        length = _length(call, declared)
         if length is not None and length >= 0:
             # 0 keeps the extents before it, which only indices have.
             kept = [0] * (value.type.get_num_dims() - 1)
@@ -51,12 +75,6 @@ _PLACES: dict[str, Sequence[int]] = {
     **dict.fromkeys(_REDUCTIONS, (1,)),
 }
 """The operands of each operator whose last extent decides a rank, or the number of results."""
-
-
-def _rank(declared: onnx.TypeProto | None) -> int | None:
-    if declared is None or not declared.tensor_type.HasField("shape"):
-        return None
-    return len(declared.tensor_type.shape.dim)
 
 
 def _length(call: Call, rank: int | None) -> int | None:

@@ -158,3 +158,18 @@ def test_zero_points_of_weights_are_one_or_one_a_channel_as_the_run_has_it():
         )
     with pytest.raises(stepwell.RunError, match="must be 1 or"):
         model.run({"x": x, "w": w, "zero": _POINTS[:4]})
+
+
+@pytest.mark.parametrize("op", ["ReduceL2", "ReduceLogSum"])
+def test_the_rank_that_a_function_s_result_has_says_how_many_axes_it_reduces(op):
+    reduce = helper.make_node("ReduceSum", ["x", "axes"], ["sum"], keepdims=0)
+    nodes = [reduce, helper.make_node("Sqrt" if op == "ReduceL2" else "Log", ["sum"], ["y"])]
+    proto = model_of(nodes, {"x": ["a", "b", "c"], "axes": ["n"]}, {"y": [None] * 2})
+    proto.graph.input[1].type.tensor_type.elem_type = TensorProto.INT64
+    model = stepwell.compile(proto, cache=False)
+    x = np.arange(1, 25, dtype=np.float32).reshape(2, 3, 4)
+    for axis in (0, 2):
+        want = (np.sqrt if op == "ReduceL2" else np.log)(x.sum(axis))
+        np.testing.assert_allclose(model.run({"x": x, "axes": np.array([axis])})["y"], want, rtol=1e-6)
+    with pytest.raises(stepwell.RunError):
+        model.run({"x": x, "axes": np.array([0, 1])})
