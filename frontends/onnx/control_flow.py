@@ -3,15 +3,21 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from xdsl.dialects.builtin import ModuleOp, TensorType, UnrankedTensorType, i1, i64
-from xdsl.ir import Attribute, Block, Region, SSAValue
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from stepwell.dialects.graph import (
+    CastLikeOp,
+    CastOp,
     Dim,
     Expr,
     GraphOp,
+    IdentityOp,
+    IfOp,
     NothingType,
     SequenceType,
+    WhereOp,
     YieldOp,
     dims_of,
     fresh_symbol,
@@ -19,6 +25,7 @@ from stepwell.dialects.graph import (
     known_integers,
     tensor_type,
 )
+from stepwell.dialects.graph.elementwise import BinaryOp, UnaryOp, VariadicOp
 from stepwell.errors import UnsupportedError
 from stepwell.frontends.onnx import building
 from stepwell.frontends.onnx.reading import failure
@@ -50,11 +57,11 @@ def build_with_regions(
     own: set[str] = set()
     for _ in range(_GENERALISATIONS):
         regions = [_region(importer, subgraphs[region], types) for region in names]
-        if name == "If":
-            _refuse_other_ranks(importer, regions)
+        raised = _at_one_rank(importer, regions) if name == "If" else {}
         wider = _wider_types(importer, name, operands, attributes, types, regions, own)
         if wider is None:
             made = kind.build(operands, building.properties(kind, attributes), regions=regions)
+            importer.raised.update((made.results[place], why) for place, why in raised.items())
             return importer.place(made)
         types = wider
         for region in regions:
@@ -78,16 +85,65 @@ def _squeezes_or_not(subgraphs: "Mapping[str, Subgraph]") -> bool:
     return given and squeeze.input[0] == identity.input[0]
 
 
-def _refuse_other_ranks(importer: "Importer", regions: Sequence[Region]) -> None:
-    """What a branch decides at run time may be extents, not ranks: a rank is part of every type behind it."""
+# x + y == unsqueeze(x, 0) + y   where y has a greater rank than x
+def _at_one_rank(importer: "Importer", regions: Sequence[Region]) -> dict[int, str]:
+    """
+    What a branch decides at run time may be extents, not ranks: a rank is part of every type behind it. So where the
+    branches give an output two ranks, the lower gets extents of 1 in front. The places of such outputs, with the words
+    for `refuse_told_ranks`, which sees to it that nothing tells the difference.
+    """
+    raised: dict[int, str] = {}
     ends = [region.block.last_op for region in regions]
     assert all(end is not None for end in ends), "a region ends in a yield"
     pairs = zip(*(end.operands for end in ends if end is not None), strict=False)
-    for number, (then, otherwise) in enumerate(pairs):
-        a, b = then.type, otherwise.type
-        if isinstance(a, TensorType) and isinstance(b, TensorType) and a.get_num_dims() != b.get_num_dims():
-            why = f"its branches give output {number} the ranks {a.get_num_dims()} and {b.get_num_dims()}"
-            raise UnsupportedError(f"{importer.where}: {why}; reshape it to one rank in both")
+    for place, values in enumerate(pairs):
+        ranks = [v.type.get_num_dims() for v in values if isinstance(v.type, TensorType)]
+        if len(ranks) < 2 or ranks[0] == ranks[1]:
+            continue
+        lower = ranks.index(min(ranks))
+        end = ends[lower]
+        assert end is not None and end.parent is not None
+        block = end.parent
+        end.detach()
+        with importer.inside(block):
+            axes = importer.constant(np.arange(max(ranks) - min(ranks)))
+            (end.operands[place],) = importer.emit("Unsqueeze", values[lower], axes)
+        block.add_op(end)
+        raised[place] = (
+            f"{importer.where}: its branches give output {place} the ranks {ranks[0]} and {ranks[1]}"
+        )
+    return raised
+
+
+def refuse_told_ranks(raised: Mapping[SSAValue, str]) -> None:
+    """An error if an op can tell that a value of `raised` may have fewer extents, without the ones in front."""
+    reasons, pending = dict(raised), list(raised)
+    while pending:
+        value = pending.pop()
+        for use in list(value.uses):
+            op = use.operation
+            if isinstance(op, CastLikeOp) and use.index == 1:
+                continue  # of this operand nothing but the element type counts
+            if isinstance(op, YieldOp) and isinstance(branch := op.parent_op(), IfOp):
+                results = [branch.results[use.index]]
+            elif isinstance(op, UnaryOp | BinaryOp | VariadicOp | WhereOp | CastOp | CastLikeOp | IdentityOp):
+                results = op.results
+                if any(_decides_rank(v, op) for v in op.operands if v not in reasons):
+                    continue
+            else:
+                why = f"{reasons[value]}, and {op.name} can tell them apart"
+                raise UnsupportedError(f"{why}; reshape it to one rank in both")
+            for result in results:
+                if result not in reasons:
+                    reasons[result] = reasons[value]
+                    pending.append(result)
+
+
+def _decides_rank(value: SSAValue, op: Operation) -> bool:
+    """Whether an operand of an element-wise op has as many extents as the result."""
+    types = (value.type, op.results[0].type)
+    ranks = [t.get_num_dims() for t in types if isinstance(t, TensorType)]
+    return len(ranks) == 2 and ranks[0] == ranks[1]
 
 
 def _argument_types(

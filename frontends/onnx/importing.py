@@ -51,7 +51,7 @@ from stepwell.errors import ImportModelError, InternalError, UnsupportedError
 from stepwell.frontends.onnx import building
 from stepwell.frontends.onnx.classical import CLASSICAL, CLASSICAL_DOMAIN
 from stepwell.frontends.onnx.contrib import CONTRIB, DEFAULT_DOMAIN
-from stepwell.frontends.onnx.control_flow import build_with_regions
+from stepwell.frontends.onnx.control_flow import build_with_regions, refuse_told_ranks
 from stepwell.frontends.onnx.lengths import declared_ranks, settle_lengths
 from stepwell.frontends.onnx.padding import resolve_auto_pad
 from stepwell.frontends.onnx.reading import (
@@ -164,6 +164,8 @@ class Importer:
         self.location: Any = None
         self.rank: int | None = None
         """The rank that the file gives to the first result of the node at hand."""
+        self.raised: dict[SSAValue, str] = {}
+        """Results whose rank the branches of an `If` do not agree on, with the words for an error."""
         self.nodes = 0
         self.file = StringAttr(label)
         self.symbols: set[str] = set()
@@ -204,6 +206,7 @@ class Importer:
         if not outputs:
             raise failure(self.label, "the model has no output", "export the model again")
         self.block.add_op(ReturnOp(*outputs))
+        refuse_told_ranks(self.raised)
         type = FunctionType.from_lists([a.type for a in self.block.args], [v.type for v in outputs])
         main = self.function
         main.properties["function_type"] = type

@@ -82,14 +82,40 @@ def test_a_scan_of_opset_8_works_on_a_batch(backwards: int):
         np.testing.assert_allclose(g, w, rtol=1e-6)
 
 
-def test_branches_of_two_ranks_are_refused_by_name():
+def of_two_ranks():
+    """`s = 3 if c else [4]`."""
     branches = [
         helper.make_graph(
             [helper.make_node("Constant", [], [name], **{kind: value})], name, [], [info(name, F, None)]
         )
-        for name, kind, value in (("a", "value_float", 1.0), ("b", "value_floats", [1.0]))
+        for name, kind, value in (("a", "value_float", 3.0), ("b", "value_floats", [4.0]))
     ]
-    node = helper.make_node("If", ["c"], ["y"], then_branch=branches[0], else_branch=branches[1])
-    proto = model([node], [info("c", B, [])], [info("y", F, None)])
-    with pytest.raises(stepwell.UnsupportedError, match="ranks 0 and 1"):
+    return helper.make_node("If", ["c"], ["s"], then_branch=branches[0], else_branch=branches[1])
+
+
+@pytest.mark.parametrize("teller", ["Identity", "Shape", "Unsqueeze", "Add"])
+def test_branches_of_two_ranks_are_refused_by_name_where_an_op_can_tell_them(teller: str):
+    inputs = {"Unsqueeze": ["half", "axes"], "Add": ["s", "half"]}.get(teller, ["s"])
+    nodes = [
+        of_two_ranks(),
+        helper.make_node("Constant", [], ["axes"], value_ints=[0]),
+        helper.make_node("Constant", [], ["two"], value_float=2.0),
+        helper.make_node("Div", ["s", "two"], ["half"]),
+        helper.make_node(teller, inputs, ["y"]),
+    ]
+    proto = model(nodes, [info("c", B, [])], [info("y", I if teller == "Shape" else F, None)])
+    with pytest.raises(stepwell.UnsupportedError, match=r"ranks 0 and 1, and .* can tell them apart"):
         stepwell.compile(proto)
+
+
+def test_branches_of_two_ranks_broadcast():
+    nodes = [
+        of_two_ranks(),
+        helper.make_node("Sqrt", ["s"], ["root"]),
+        helper.make_node("CastLike", ["x", "root"], ["same"]),
+        helper.make_node("Mul", ["root", "same"], ["y"]),
+    ]
+    proto = model(nodes, [info("c", B, []), info("x", F, ["n"])], [info("y", F, ["n"])])
+    x, compiled = np.arange(5, dtype=np.float32), stepwell.compile(proto)
+    for c in (np.array(True), np.array(False)):
+        np.testing.assert_allclose(compiled(c, x), peer(proto, c, x)[0], rtol=1e-6)
