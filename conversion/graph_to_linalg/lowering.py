@@ -574,6 +574,11 @@ class Lowering:
         yields = list(yields) if isinstance(yields, list | tuple) else [yields]
         results = [build.fit(y, self.element(v)) for y, (v, _) in zip(yields, inits, strict=True)]
         block.add_op(YieldOp(*results))
+        for argument, scalar in zip(block.args, arguments, strict=True):
+            widening = scalar.value.owner
+            if scalar.value is not argument and isinstance(widening, Operation) and not scalar.value.uses:
+                widening.detach()  # a body that reads its old output is no element-wise function of its inputs
+                widening.erase()
         op = GenericOp(
             [v for v, _ in inputs],
             [v for v, _ in inits],

@@ -23,7 +23,11 @@ from stepwell.transforms.linalg.structure import (
     maps_of,
     output_map,
     reduction_dims,
+    through_casts,
 )
+
+_ROUNDED_SHARE = 3
+"""The operations that an element of a factor needs where it is rounded: it is multiplied, narrowed and widened again."""
 
 _GUESS = 64
 """What a dynamic extent is taken for where tensors are weighed."""
@@ -35,7 +39,8 @@ class MoveRowFactorsPass(ModulePass):
     Multiply the rows of a product instead of the longer rows of its factor.
 
     The shares of a softmax are powers times one number a row; a product of them with values multiplies (or divides) its
-    own row instead, where that is no longer. Only powers `exp(x - max)` are left as they are, which are at most 1, so that nothing
+    own row instead, where that is no less work. Where the shares are rounded to 16 bits between, the product reads the powers before
+    that: each rounding is saved, and what it loses. Only powers `exp(x - max)` are left as they are, which are at most 1, so that nothing
     overflows that did not; results differ by rounding, so `fp = "strict"` turns it off. Requires: tensor stage with
     a target. Ensures: such a product reads the powers.
     """
@@ -70,7 +75,7 @@ class _Scaled:
             return None
         if len(op.inputs) != 2 or len(list(op.results[0].uses)) != 1 or not _starts_at_zero(product):
             return None
-        wide = _multiplied(op)
+        wide, rounded = _multiplied(op), _rounding(op) is not None
         if wide is None or not is_identity(maps_of(op)[wide]) or not _is_power(op.inputs[wide]):
             return None
         written = {
@@ -85,16 +90,18 @@ class _Scaled:
                 return None
             places.append(AffineExpr.dimension(written[dim.position]))
         result = product.results[0].type
-        types = (result, *(v.type for v in op.operands))
+        types = (result, *(v.type for v in op.inputs))
         if len({t.element_type for t in types if isinstance(t, TensorType)}) != 1:
             return None
-        if _elements(result) > _elements(op.inputs[wide].type):
+        if rounded and not _widened_at_once(product, k):
+            return None
+        if _elements(result) > (_ROUNDED_SHARE if rounded else 1) * _elements(op.inputs[wide].type):
             return None
         at = AffineMap(output_map(product).num_dims - len(reduction_dims(product)), 0, tuple(places))
         return _Scaled(op, op.inputs[wide], op.inputs[1 - wide], at)
 
 
-# sum_k (p[r, k] * s[r]) * v[k, n] == s[r] * sum_k p[r, k] * v[k, n]   (in the reals)
+# sum_k (p[r, k] * s[r]) * v[k, n] == s[r] * sum_k p[r, k] * v[k, n]   (in the reals; a rounding of p * s is left out)
 def _move(product: linalg.GenericOp, k: int, scaled: _Scaled) -> None:
     inputs = list(product.inputs)
     inputs[k] = scaled.rows
@@ -103,6 +110,10 @@ def _move(product: linalg.GenericOp, k: int, scaled: _Scaled) -> None:
     location = product.location
     empty = _empty_behind(product)
     assert empty is not None, "checked by _starts_at_zero"
+    if (rounding := _rounding(scaled.op)) is not None:
+        Rewriter.replace_op(rounding, [], [rounding.input])
+        Rewriter.replace_value_with_new_type(scaled.op.body.block.args[2], rounding.input.type)
+        _read_wide(product.body.block.args[k], scaled.rows)
     plain = generic(inputs, product.outputs, maps_of(product), product, product.detach_region(product.body))
     target = empty.clone()
     body = scaled.op.detach_region(scaled.op.body)
@@ -130,14 +141,38 @@ def _multiplied(op: linalg.GenericOp) -> int | None:
     body = op.body.block
     terminator = body.last_op
     assert terminator is not None, "a body ends in linalg.yield"
-    value = terminator.operands[0].owner
-    if len(body.ops) != 2 or not isinstance(value, arith.MulfOp | arith.DivfOp):
+    rounding = _rounding(op)
+    value = (rounding.input if rounding is not None else terminator.operands[0]).owner
+    if len(body.ops) != 2 + (rounding is not None) or not isinstance(value, arith.MulfOp | arith.DivfOp):
         return None
     if {id(v) for v in value.operands} != {id(body.args[0]), id(body.args[1])}:
         return None
     maps = maps_of(op)
     wide = 0 if len(maps[0].results) > len(maps[1].results) else 1
     return wide if isinstance(value, arith.MulfOp) or value.lhs is body.args[wide] else None
+
+
+def _rounding(op: linalg.GenericOp) -> arith.TruncFOp | None:
+    """The op that rounds what `op` computes."""
+    last = _yielded(op)
+    return last if isinstance(last, arith.TruncFOp) else None
+
+
+def _widened_at_once(product: linalg.GenericOp, k: int) -> bool:
+    """Whether all that `product` does with input `k` is to widen it to the type of its result."""
+    result = product.results[0].type
+    assert isinstance(result, TensorType)
+    users = [use.operation for use in product.body.block.args[k].uses]
+    return all(isinstance(u, arith.ExtFOp) and u.result.type == result.element_type for u in users)
+
+
+def _read_wide(argument: BlockArgument, rows: SSAValue) -> None:
+    """Make an argument of a body one of the elements of `rows`, which need no widening."""
+    assert isinstance(rows.type, TensorType)
+    widenings = [use.operation for use in argument.uses]
+    argument = Rewriter.replace_value_with_new_type(argument, rows.type.element_type)
+    for op in widenings:
+        Rewriter.replace_op(op, [], [argument])
 
 
 def _is_power(value: SSAValue) -> bool:
@@ -149,7 +184,7 @@ def _is_power(value: SSAValue) -> bool:
     difference = power.operand.owner if isinstance(power, math.ExpOp) else None
     if not isinstance(difference, arith.SubfOp):
         return False
-    argument = difference.rhs
+    argument = through_casts(difference.rhs)
     if not isinstance(argument, BlockArgument) or argument.index >= len(op.inputs):
         return False
     largest = op.inputs[argument.index].owner

@@ -83,7 +83,7 @@ def contraction_operands(op: Operation) -> tuple[int, int] | None:
     products = [v for v in total.operands if v is not accumulator]
     if len(products) != 1 or not isinstance(product := products[0].owner, MULTIPLIES):
         return None
-    factors = [_through_casts(v) for v in product.operands]
+    factors = [through_casts(v) for v in product.operands]
     if not all(isinstance(f, BlockArgument) and f.block is block for f in factors):
         return None
     a, b = (f.index for f in factors if isinstance(f, BlockArgument))
@@ -92,7 +92,8 @@ def contraction_operands(op: Operation) -> tuple[int, int] | None:
     return a, b
 
 
-def _through_casts(value: SSAValue) -> SSAValue:
+def through_casts(value: SSAValue) -> SSAValue:
+    """What `value` is widened from."""
     while isinstance(op := value.owner, arith.ExtSIOp | arith.ExtUIOp | arith.ExtFOp):
         value = op.operands[0]
     return value

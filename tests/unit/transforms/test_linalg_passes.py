@@ -206,3 +206,14 @@ def test_moved_row_factors_keep_their_meaning(keys, width, moves, divides):
     kept, _, printed = run(text, "set-target{fp=strict},move-row-factors", inputs)
     assert f"tensor<5x{width}xf32>, tensor<5xf32>)" not in printed
     np.testing.assert_array_equal(before[0], kept[0])
+
+
+def test_rounded_shares_come_out_nearer_where_their_row_factors_move():
+    text = (LIT / "move-row-factors.ir").read_text().replace("@rounded_shares(", "@main(")
+    rng = np.random.default_rng(0)
+    x, v = (rng.normal(size=shape).astype(np.float16) for shape in ((4, 6), (6, 9)))
+    powers = np.exp(x.astype(np.float64) - x.max(1, keepdims=True))
+    factors = (1 / powers.sum(1)).astype(np.float32)
+    before, after, _ = run(text, "set-target,move-row-factors", [x, factors, v])
+    exact = powers * factors[:, None] @ v.astype(np.float64)
+    assert np.abs(after[0] - exact).max() < 1e-6 < np.abs(before[0] - exact).max()
