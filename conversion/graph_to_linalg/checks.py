@@ -78,7 +78,7 @@ def _check(low: "Lowering", premise: Premise) -> None:
     why = {
         "equal": f"the extents {premise.a} and {premise.b} must be equal",
         "broadcasts": f"the extents {premise.a} and {premise.b} must broadcast to each other",
-        "stretches": f"the extent {premise.a} must be 1 or {premise.b}",
+        "stretches": f"the extent {premise.a} must be 1" + (f" or {premise.b}" if premise.b != 1 else ""),
         "at least": f"the extent {premise.a} must be at least {premise.b}",
     }[premise.relation]
     low.add(cf.AssertOp(holds, _message(low, why)))

@@ -82,7 +82,8 @@ def _read_source(reshape: tensor.ExpandShapeOp | tensor.CollapseShapeOp, read: A
     assert isinstance(split, TensorType)
     extents = split.get_shape()
     zero = AffineExpr.constant(0)
-    exprs: list[AffineExpr] = []
+    # A scalar has no group: all that it is made of are ones.
+    exprs: list[AffineExpr] = [] if expands or groups else [zero] * len(extents)
     for i, group in enumerate(groups):
         wide = [axis for axis in group if extents[axis] != 1]
         if len(wide) > 1:

@@ -126,7 +126,7 @@ def test_scales_are_one_or_one_a_channel_as_the_run_has_it(op):
         values = {"x": x, "scale": _SCALES[:count], "zero": _POINTS[:count]}
         np.testing.assert_array_equal(ours.run(values)["y"], theirs.run(None, values)[0])
     for scales, points in ((4, 4), (5, 2), (5, 4), (1, 5)):
-        with pytest.raises(stepwell.RunError, match="must be 1 or"):
+        with pytest.raises(stepwell.RunError, match="must be 1"):
             ours.run({"x": x, "scale": _SCALES[:scales], "zero": _POINTS[:points]})
 
 
@@ -156,7 +156,7 @@ def test_zero_points_of_weights_are_one_or_one_a_channel_as_the_run_has_it():
         np.testing.assert_array_equal(
             model.run({"x": x, "w": w, "zero": zero})["y"], want.reshape(1, 5, 1, 1)
         )
-    with pytest.raises(stepwell.RunError, match="must be 1 or"):
+    with pytest.raises(stepwell.RunError, match="must be 1"):
         model.run({"x": x, "w": w, "zero": _POINTS[:4]})
 
 
