@@ -1,4 +1,4 @@
-"""Compose chains of `graph.transpose` and drop those that move nothing."""
+"""Compose chains of `graph.transpose`, drop those that move nothing, transpose before padding."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -165,6 +165,12 @@ def compose(p: Sequence[int], q: Sequence[int]) -> list[int]:
 
 
 @native
+def compose_ends(ends: Sequence[int] | None, p: Sequence[int]) -> list[int] | None:
+    """Of a list of what is at the starts, then at the ends of all axes: the same for the axes in another order."""
+    return None if ends is None else [ends[start + axis] for start in (0, len(p)) for axis in p]
+
+
+@native
 def is_identity(p: Sequence[int]) -> bool:
     """Whether a permutation keeps every axis where it is."""
     return list(p) == list(range(len(p)))
