@@ -280,7 +280,8 @@ def _float(name: str) -> Handler:
 def _extremum(name: str, other: str) -> Handler:
     """
     max(x, c) == (x <= c ? c : x) for a constant c that is no NaN: NaN passes, and -0 < +0 holds with `<`
-    in place of `<=` where c is -0; min alike. Two instructions where the intrinsic takes four.
+    in place of `<=` where c is -0; min alike. Two instructions where the intrinsic takes four. Where either zero will do,
+    `<` it is: x86 has one instruction for that.
     """
 
     def lower(low: FunctionLowering, op: Any) -> None:
@@ -293,6 +294,7 @@ def _extremum(name: str, other: str) -> Handler:
             return
         is_negative_zero = bound == 0 and math.copysign(1, bound) < 0
         strict = is_negative_zero if other == "l" else bound == 0 and not is_negative_zero
+        strict = strict or low.extremum["fastmathFlags"] != low.strict
         predicate = {("l", False): 5, ("l", True): 4, ("g", False): 3, ("g", True): 2}[other, strict]
         properties = {"predicate": IntegerAttr(predicate, i64), "fastmathFlags": low.strict}
         pair = _computable(low, a), _computable(low, b)

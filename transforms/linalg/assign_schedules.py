@@ -260,7 +260,7 @@ class _Kernel:
     def _rows_and_width(self, shape: "_Contraction", lanes: int) -> tuple[int, int]:
         """The register tile with the least padded work and loads; its rows and its vector's width."""
         return register_tile(
-            shape.row_extent, shape.column_extent, lanes, self.target, shape.panel, shape.period
+            shape.row_extent, shape.column_extent, lanes, self.target, shape.panel, shape.period, shape.reach
         )
 
     # Attention: blocks of the rows that all its ops share, each contraction with a register tile of its own.
@@ -335,7 +335,7 @@ class _Kernel:
             lanes = min(self.target.lanes(_accumulator_bytes(node.op)), _MAX_LANES)
             panel = shape.panel if node is last else step
             rows, width = register_tile(
-                shape.row_extent, shape.column_extent, lanes, self.target, panel, shape.period
+                shape.row_extent, shape.column_extent, lanes, self.target, panel, shape.period, shape.reach
             )
             sizes = [1] * len(node.extents)
             sizes[shape.row], sizes[shape.columns] = rows, width
@@ -496,10 +496,13 @@ def register_tile(
     target: Target,
     panel: int = 0,
     period: int = 0,
+    reach: int | None = None,
 ) -> tuple[int, int]:
     """
     The rows and the width of the register tile with the least padded work and loads. `panel`: the width of
-    packed panels, 0 where nothing is packed; `period`: what the rows must divide, 0 where anything goes.
+    packed panels, 0 where nothing is packed; `period`: what the rows must divide, 0 where anything goes. `reach`, of a
+    depthwise convolution: the elements that a row of a window reads beside those of the tile's pixels; all of these are in
+    registers, since several taps read each, and clang spills what does not fit.
     """
     best: tuple[float, int, int] | None = None
     widths = [lanes * k for k in (_PANEL_REGISTERS, 2, 1) if lanes * k <= _MAX_LANES]
@@ -509,7 +512,8 @@ def register_tile(
         widths = [w for w in widths if panel % w == 0] or [panel]
     for width in widths:
         vectors = max(1, width // lanes)
-        for rows in range(_MAX_TALL_ROWS if panel == lanes else _MAX_ROWS, 0, -1):
+        tall = panel == lanes or (reach is not None and vectors == 1)
+        for rows in range(_MAX_TALL_ROWS if tall else _MAX_ROWS, 0, -1):
             if row_extent is not None and rows > max(1, row_extent):
                 continue
             if period and period % rows:
@@ -517,6 +521,8 @@ def register_tile(
             accumulators = rows * vectors
             spare = target.vector_registers - 1
             if accumulators > _MAX_ACCUMULATORS or accumulators + vectors + 1 > spare:
+                continue
+            if reach is not None and vectors * (2 * rows + reach) + 1 > max(spare, 2 + reach):
                 continue
             cost = 1 + _ROW_LOAD / vectors + _PANEL_LOAD / rows
             cost *= _waste(row_extent, rows) * _waste(column_extent, width)
@@ -546,6 +552,8 @@ class _Contraction:
     second_extent: int | None = None
     period: int = 0
     """What the number of rows of a tile must divide, 0 if anything will do: a factor is read at `row mod period`."""
+    reach: int | None = None
+    """Elements along `row` that the window of a depthwise contraction reads beside one for each row, if extents are known."""
 
     @staticmethod
     def of(node: _Node) -> "_Contraction | None":
@@ -600,6 +608,7 @@ class _Contraction:
             tuple(batch),
             depthwise,
             period=period,
+            reach=_reach(node, a, b, row) if depthwise and factors is not None else None,
         )
 
     @staticmethod
@@ -627,6 +636,15 @@ class _Contraction:
             second,
             node.extents[second] if second is not None else 1,
         )
+
+
+def _reach(node: _Node, a: AffineMap, b: AffineMap, row: int | None) -> int | None:
+    """How many elements more than its rows a window covers along `row`, those that its stride passes over left out."""
+    for expr in (*a.results, *b.results):
+        if row in expr.used_dims() and (terms := linear(expr)) is not None and len(terms[0]) > 1:
+            steps = [factor * ((node.extents[d] or 1) - 1) for d, factor in terms[0].items() if d != row]
+            return sum(steps) // abs(terms[0][row])
+    return None
 
 
 def _sole_reader(op: linalg.GenericOp) -> linalg.GenericOp | None:

@@ -472,7 +472,7 @@ def inverted_residual(size, stride, pads, expands, epilogue=True) -> tuple[Kerne
 
 @pytest.mark.parametrize("expands", [True, False])
 @pytest.mark.parametrize(
-    "size, stride, pads, epilogue",
+    "case",
     [
         ((8, 9, 5, 32, 20), 1, (1, 1), True),
         ((12, 11, 3, 40, 70), 1, (1, 1), False),
@@ -481,8 +481,9 @@ def inverted_residual(size, stride, pads, expands, epilogue=True) -> tuple[Kerne
         ((10, 8, 3, 20, 8), 1, (0, 0), False),
     ],
 )
-def test_depthwise_between_products(size, stride, pads, epilogue, expands):
+def test_depthwise_between_products(case, expands):
     """Blocks of rows of pixels: a padded buffer of a panel of channels, all channels of the window, the product."""
+    size, stride, pads, epilogue = case
     kernel, y = inverted_residual(size, stride, pads if expands else (0, 0), expands, epilogue)
     module = check(kernel, y, foralls=1)
     if expands and any(pads):
