@@ -27,11 +27,17 @@ def _loses_a_nan(model: onnx.ModelProto, found: Difference) -> bool:
     return recurrent and found.got == "nan"
 
 
+def _ranks_a_nan(model: onnx.ModelProto, found: Difference) -> bool:
+    ranks = any(node.op_type == "TopK" for node in model.graph.node)
+    return ranks and "nan" in (found.got, found.want)
+
+
 KNOWN: list[tuple[str, Callable[[onnx.ModelProto, Difference], bool]]] = [
     ("the reduction of a tensor without elements keeps the extent that it reduces over", _reduces_nothing),
     ("a resized infinity is multiplied by weights of 0 beside it", _resizes_an_infinity),
     ("weights that are not finite meet the padding of a transposed convolution", _multiplies_padding),
     ("the gates of a recurrent cell clip a NaN to a number", _loses_a_nan),
+    ("where TopK puts a NaN depends on where it stands", _ranks_a_nan),
 ]
 """The reason, and whether it explains a difference."""
 
