@@ -111,8 +111,8 @@ def _verdict(outcome: Outcome, stage: Stage) -> Verdict:
     if outcome.kind == "ok":
         return Verdict(**json.loads(outcome.text))
     kind = outcome.kind if outcome.kind in ("crash", "hang") else "fault"
-    if str(stage) == "generate" and kind != "fault":
-        kind = "invalid"  # ONNX Runtime died of a node
+    if str(stage) in ("generate", "onnxruntime") and kind != "fault":
+        kind = "invalid"  # ONNX Runtime died of it
     return Verdict(kind, outcome.text, str(stage))
 
 
