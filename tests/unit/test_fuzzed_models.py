@@ -50,6 +50,11 @@ MODELS: dict[str, tuple[str, dict[str, tuple[Any, list[int]]]]] = {
         "{ y = PRelu (x, t) w = PRelu (z, s) }",
         {"x": (F, [1]), "z": (F, [2, 1]), "s": (F, [3])},
     ),
+    # LLVM wrote the last element of a row, truncated, as wide as it had been: over the first one of the next row.
+    "a row that is truncated and transposed ends in one element": (
+        "(int64[49,16] x) => (int32[16,49] y) { c = Cast <to=6> (x) y = Transpose <perm=[1,0]> (c) }",
+        {"x": (I, [49, 16])},
+    ),
 }  # fmt: skip
 """What it shows: the graph in ONNX's own notation, and the type and shape of every input."""
 

@@ -19,7 +19,8 @@ Values = Sequence[SSAValue | None]
 def affine_of(op: GraphOp, emitter: Emitter) -> tuple[np.ndarray, np.ndarray] | None:
     """
     The normalisation as `y = a * x + b` by channel, in float64:
-    `a = scale / sqrt(variance + epsilon)`, `b = bias - mean * a`; None if a parameter is no constant.
+    `a = scale / sqrt(variance + epsilon)`, `b = bias - mean * a`; None if a parameter is no constant, or if one of
+    them is not finite: times a weight of 0 it would be NaN whatever the layer computes.
     """
     if op.get("training_mode"):
         return None
@@ -27,8 +28,10 @@ def affine_of(op: GraphOp, emitter: Emitter) -> tuple[np.ndarray, np.ndarray] | 
     scale, bias, mean, variance = (None if g is None else g.astype(np.float64) for g in given)
     if scale is None or bias is None or mean is None or variance is None:
         return None
-    factor = scale / np.sqrt(variance + op.get("epsilon"))
-    return factor, bias - mean * factor
+    with np.errstate(all="ignore"):
+        factor = scale / np.sqrt(variance + op.get("epsilon"))
+        shift = bias - mean * factor
+    return (factor, shift) if np.isfinite(factor).all() and np.isfinite(shift).all() else None
 
 
 # bn(conv(x, w) + c) == conv(x, a * w) + (a * c + b)

@@ -316,12 +316,19 @@ def _scalar_read(
 
 
 def transfer_write(u: Unroller, op: Any) -> None:
+    """
+    A tail of one element is a scalar store: of a masked store of one lane that was truncated LLVM up to 22 writes the
+    whole lane that was there before, past the element (llvm-project#179489).
+    """
     source, type = op.source, op.vector.type
     strides = strides_of(source.type)
     rank = len(strides)
     pieces = u.get(op.vector)
     masks = _given_masks(u, op, type)
     for piece, access, given in zip(pieces, _accesses(u, op, type, source), masks, strict=True):
+        if access.width > 1 and given is None and access.count is not None and u.known(access.count) == 1:
+            _scalar_write(u, source, access.indices, u.extract(piece, 0), access.row_ok)
+            continue
         mask = _conjoin_mask(u, access, given)
         if access.width == 1:
             _scalar_write(u, source, access.indices, piece, mask)
