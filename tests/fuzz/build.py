@@ -118,6 +118,8 @@ class Builder:
         if not onnx.defs.has(node.op_type, max_inclusive_version=self.opset):
             raise Rejected("newer than the model")  # ONNX Runtime takes it all the same
         arrays = {v.name: v.array for v in reads}
+        if node.op_type.startswith("Reduce") and not all(array.size for array in arrays.values()):
+            raise Rejected("nothing to reduce, of which ONNX Runtime keeps the extent")
         results = run_node(node, arrays, self.opset)
         for array in results:
             if not isinstance(array, np.ndarray) or array.size > MOST_ELEMENTS:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 
+import numpy as np
 import onnx
 
 from stepwell.comparison import Difference
@@ -32,11 +33,23 @@ def _ranks_a_nan(model: onnx.ModelProto, found: Difference) -> bool:
     return ranks and "nan" in (found.got, found.want)
 
 
+def _normalises_by_an_infinity(model: onnx.ModelProto, found: Difference) -> bool:
+    named = {
+        name for node in model.graph.node if node.op_type == "BatchNormalization" for name in node.input[1:]
+    }
+    arrays = [onnx.numpy_helper.to_array(t) for t in model.graph.initializer if t.name in named]
+    return "nan" in (found.got, found.want) and not all(np.isfinite(array).all() for array in arrays)
+
+
 KNOWN: list[tuple[str, Callable[[onnx.ModelProto, Difference], bool]]] = [
     ("the reduction of a tensor without elements keeps the extent that it reduces over", _reduces_nothing),
     ("a resized infinity is multiplied by weights of 0 beside it", _resizes_an_infinity),
     ("weights that are not finite meet the padding of a transposed convolution", _multiplies_padding),
     ("the gates of a recurrent cell clip a NaN to a number", _loses_a_nan),
+    (
+        "statistics that are not finite: the scale and the shift that they make are added, or folded",
+        _normalises_by_an_infinity,
+    ),
     ("where TopK puts a NaN depends on where it stands", _ranks_a_nan),
 ]
 """The reason, and whether it explains a difference."""

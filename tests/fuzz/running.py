@@ -18,7 +18,7 @@ from tests.fuzz.generate import generate
 from tests.fuzz.oracle import INTERPRETER, Case, Stage, Verdict, judge
 from tests.hostile.box import Outcome, run_boxed
 
-SECONDS, MEMORY = 120.0, 8 << 30
+SECONDS, MEMORY = 40.0, 8 << 30
 """What one model may take: processor time and address space."""
 _ALSO = {"-O0": 4, "-O1": 8, INTERPRETER: 8}
 """Besides -O3: one model in how many is run in which other way."""
