@@ -316,13 +316,32 @@ class _Run:
             try:
                 with open(path, "w", encoding="utf-8") as file:
                     file.write(content)
-                return path
+                return self._with_values(path, text)
             except OSError as error:  # the fault itself is what the user has to see
                 self.stderr.write(f"note: {path}: cannot be written: {error.strerror}\n")
         handle, path = tempfile.mkstemp(prefix="stepwell-reproducer-", suffix=".ir")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(content)
-        return path
+        return self._with_values(path, text)
+
+    def _with_values(self, path: str, text: str) -> str:
+        """The reproducer at `path`, with the values that its text leaves out in a sidecar of its own; what to tell of it."""
+        from pathlib import Path
+
+        from stepwell.compat import new_context
+        from stepwell.registry import DIALECTS
+        from stepwell.resources import resource_keys, sidecar_of
+
+        sidecar = sidecar_of(Path(path))
+        if "dense_resource<" not in text or sidecar.exists():
+            return path
+        ctx = new_context(DIALECTS, self.options.allow_unregistered_dialect)
+        try:
+            module = self._parse(ctx, self.options.input, text)
+            size = ctx.resources.save(sidecar, resource_keys(module))
+        except Exception as error:  # the fault itself is what the user has to see
+            return f"{path} (without the values of its constants: {error})"
+        return f"{path} with {sidecar} ({size / 1e6:.1f} MB)"
 
     def _compare_diagnostics(self, name: str, text: str, errors: list[BaseException]) -> int:
         """0 if the errors are those that `// expected-error@+1 {{text}}` comments announce."""

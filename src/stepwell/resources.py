@@ -260,6 +260,12 @@ class ResourceStore:
             self._extend(own, new, links)
         return 0
 
+    def save(self, path: Path, keys: set[str]) -> int:
+        """Write what is under `keys` to a new sidecar that names no other; its bytes."""
+        entries = {key: (self.blob(key), *self._dtypes.get(key, ("", ()))) for key in sorted(keys)}
+        write_safetensors(path, entries, [])
+        return sum(view.nbytes for view, _, _ in entries.values())
+
     def _new(self, keys: set[str]) -> list[str]:
         return sorted(key for key in keys if key in self._blobs and key not in self._stored_in)
 

@@ -8,7 +8,9 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from small_models import mlp
 
+from stepwell.tools import stepwell_translate
 from stepwell.tools.stepwell_opt import main
 
 GOOD = """func.func @f(%x: index) -> index {
@@ -319,3 +321,25 @@ def test_the_ir_that_a_failing_pass_has_left_and_a_reproducer_of_any_error(tmp_p
     assert reproducer.read_text().endswith(GOOD)
     code, _, err = run("--run-reproducer", str(reproducer), "--load-pass", file)
     assert code == 1 and "no; do it" in err
+
+
+@pytest.mark.parametrize("where", ["beside", "elsewhere"])
+def test_a_reproducer_takes_the_values_of_its_constants_along(tmp_path, where):
+    """They are not in the text; a pass that breaks down on a value shows it again far from the model."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "net.onnx").write_bytes(mlp().SerializeToString())
+    resources = ["--resources", str(tmp_path / "values.safetensors")] if where == "elsewhere" else []
+    assert stepwell_translate.main([str(folder / "net.onnx"), "-o", str(folder / "m.ir"), *resources]) == 0
+    assert "dense_resource<" in (folder / "m.ir").read_text()
+    body = "keys = ctx.resources.keys(); assert not keys, f'{len(keys)} found'"
+    file = plugin(tmp_path, body)
+    crash = tmp_path / "crash.ir"
+    flags = ["--load-pass", file, "-p", "my-pass"]
+    code, _, err = run(str(folder / "m.ir"), *flags, *resources, "--crash-reproducer", str(crash))
+    assert code == 3 and "5 found" in err, err
+    assert f"reproducer: {crash} with {crash.with_suffix('.safetensors')} (0.0 MB)" in err
+    for path in [*folder.iterdir(), *tmp_path.glob("values.*")]:
+        path.unlink()
+    code, _, err = run(str(crash), *flags, "--run-reproducer", "--crash-reproducer", str(crash))
+    assert code == 3 and "5 found" in err, err
