@@ -46,6 +46,9 @@ _MAX_ROWS = 8
 """More rows whose stride is a multiple of 4 KiB fall on the same L1 sets."""
 _MAX_TALL_ROWS = 24
 """The most of a tile that is one register wide, where `pack-weights` has chosen narrow panels for few rows."""
+_SMALL_REACH = 2
+"""The reach of a window up to which clang keeps its pixels in registers from tap to tap: 3 taps, or 5 in steps of 2 (with 7, a tile
+of 8x2 registers reaches 114 flops/ns, one of 7x1, which would leave room for the pixels, 73)."""
 _ROW_LOAD, _PANEL_LOAD = 0.6, 2.0
 """
 Weights of the loads of a register tile beside its multiply-adds: one element of a row, mostly from L1, and
@@ -501,9 +504,11 @@ def register_tile(
     """
     The rows and the width of the register tile with the least padded work and loads. `panel`: the width of
     packed panels, 0 where nothing is packed; `period`: what the rows must divide, 0 where anything goes. `reach`, of a
-    depthwise convolution: the elements that a row of a window reads beside those of the tile's pixels; all of these are in
-    registers, since several taps read each, and clang spills what does not fit.
+    depthwise convolution: the elements that a row of a window reads beside those of the tile's pixels; where they are few, all of
+    these are in registers, since several taps read each, and clang spills what does not fit.
     """
+    if reach is not None and reach > _SMALL_REACH:
+        reach = None
     best: tuple[float, int, int] | None = None
     widths = [lanes * k for k in (_PANEL_REGISTERS, 2, 1) if lanes * k <= _MAX_LANES]
     if column_extent is not None and column_extent < lanes:
