@@ -37,6 +37,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run all 2,033 backend tests of onnx, not a sample; or a variant of them",
     )
     parser.addoption(
+        "--math", nargs="?", const="all", help="try functions, or those named (Exp,Gelu), on every f32; slow"
+    )
+    parser.addoption(
         "--miscompiles", action="store_true", help="run all seeded miscompiles, not one in three"
     )
 

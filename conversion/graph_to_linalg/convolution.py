@@ -399,5 +399,5 @@ def _causal_conv_with_state(low: Lowering, op: Any) -> list[SSAValue]:
     if bias is not None:
         y = low.map(lambda v, b: v + b, [y, bias], low.shape(y), element, at=[d[:3], [d[1]]])
     if low.attr(op, "activation") in ("silu", "swish"):
-        y = low.map(lambda v: v * v.sigmoid(), [y], low.shape(y), element)
+        y = low.map(lambda v: v.times_sigmoid(v), [y], low.shape(y), element)
     return [y, low.slice(before, [0, 0, length], [batch, channels, taps - 1])]

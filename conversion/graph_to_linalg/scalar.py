@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Operand = Union["Scalar", int, float]
 _INDEX = IndexType()
+_EXP_OF_MINUS_32 = 1.2664165549094176e-14
 
 
 class Body:
@@ -328,8 +329,37 @@ class Scalar:
     def power(self, other: "Scalar") -> "Scalar":
         return self._new(math.PowFOp(self.value, other.value))
 
+    def fma(self, factor: Operand, term: Operand) -> "Scalar":
+        """`self * factor + term`, rounded once."""
+        return self._new(math.FmaOp(self.value, self.lift(factor).value, self.lift(term).value))
+
+    def polynomial(self, coefficients: Sequence[float]) -> "Scalar":
+        """The polynomial in `self`, highest power first."""
+        result = self.lift(coefficients[0])
+        for coefficient in coefficients[1:]:
+            result = result.fma(self, coefficient)
+        return result
+
     def sigmoid(self) -> "Scalar":
-        return self.lift(1.0) / ((-self).exp() + 1.0)
+        """e^x / (1 + e^x) below 0, where e^-x is beyond the largest number before the result is 0."""
+        small = (-self.absolute()).exp()
+        share = self.lift(1.0) / (small + 1.0)
+        return self.body.select(self.below(0.0), small * share, share)
+
+    def small_exp(self) -> "tuple[Scalar, Scalar]":
+        """
+        e and f with e^x = e * f, where no digit of e is lost to denormals: f is 1, or e^-32 below -64, where 1 + e is 1.
+        A product with a large number may be normal where e^x is not.
+        """
+        is_tiny, select = self.below(-64.0), self.body.select
+        return select(is_tiny, self + 32.0, self).exp(), select(is_tiny, _EXP_OF_MINUS_32, self.lift(1.0))
+
+    def times_sigmoid(self, slope: "Scalar") -> "Scalar":
+        """`self * slope.sigmoid()`."""
+        e, scale = (-slope.absolute()).small_exp()
+        is_below, select = slope.below(0.0), self.body.select
+        quotient = select(is_below, self * e, self) / (e + 1.0)
+        return select(is_below, quotient * scale, quotient)
 
     def clamp(self, low: Operand, high: Operand) -> "Scalar":
         return self.maximum(low).minimum(high)

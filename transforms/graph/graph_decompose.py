@@ -62,20 +62,6 @@ def expand_hard_swish(op: GraphOp, emitter: Emitter) -> Values:
     return [emitter.make("Mul", x, emitter.make("HardSigmoid", x, alpha=1 / 6, beta=0.5))]
 
 
-# mish(x) == x * tanh(softplus(x))
-def expand_mish(op: GraphOp, emitter: Emitter) -> Values:
-    (x,) = op.operands
-    return [emitter.make("Mul", x, emitter.make("Tanh", emitter.make("Softplus", x)))]
-
-
-# swish(x) == x * sigmoid(alpha * x)
-def expand_swish(op: GraphOp, emitter: Emitter) -> Values:
-    (x,) = op.operands
-    alpha = op.get("alpha")
-    scaled = x if alpha == 1.0 else emitter.make("Mul", x, emitter.scalar(x, alpha))
-    return [emitter.make("Mul", x, emitter.make("Sigmoid", scaled))]
-
-
 # celu(x) == max(0, x) + min(0, alpha * (exp(x / alpha) - 1))
 def expand_celu(op: GraphOp, emitter: Emitter) -> Values:
     (x,) = op.operands
@@ -618,8 +604,6 @@ _RULES: dict[str, list[Rule]] = {
     "Max": [chain_extremum],
     "Min": [chain_extremum],
     "HardSwish": [expand_hard_swish],
-    "Mish": [expand_mish],
-    "Swish": [expand_swish],
     "Celu": [expand_celu],
     "PRelu": [expand_prelu],
     "CastLike": [cast_like_as_cast],
