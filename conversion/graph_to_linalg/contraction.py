@@ -100,13 +100,15 @@ def parameter(
     """
     own, rank = low.shape(value), len(shape)
     if axis is None or all(extent == 1 for extent in own):
-        return value, [0] * len(own)
-    if len(own) > 1:
+        zeros: list[AffineExpr | int] = [0] * len(own)
+        return value, zeros
+    extent, *more = own
+    if more:
         return value, None
     axis %= rank
-    if own[0] == shape[axis] or isinstance(own[0], int):
+    if extent == shape[axis] or isinstance(extent, int):
         return value, [dims(rank)[axis]]
-    return low.reshape(value, (own[0], *[1] * (rank - 1 - axis))), None
+    return low.reshape(value, (extent, *[1] * (rank - 1 - axis))), None
 
 
 def to_i32(

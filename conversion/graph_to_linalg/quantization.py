@@ -19,7 +19,8 @@ def _linear(low: Lowering, op: Any) -> tuple[list[SSAValue], list[Any]]:
     x, *parameters = [v for v in low.operands(op) if v is not None]
     shape, axis, block = low.shape(x), low.attr(op, "axis"), low.attr(op, "block_size")
     every = dims(len(shape))
-    inputs, at = [x], [every]
+    inputs: list[SSAValue] = [x]
+    at: list[Any] = [every]
     for value in parameters:
         if block:
             place = [d // block if a == axis % len(shape) else d for a, d in enumerate(every)]

@@ -170,9 +170,9 @@ def _read_wide(argument: BlockArgument, rows: SSAValue) -> None:
     """Make an argument of a body one of the elements of `rows`, which need no widening."""
     assert isinstance(rows.type, TensorType)
     widenings = [use.operation for use in argument.uses]
-    argument = Rewriter.replace_value_with_new_type(argument, rows.type.element_type)
+    wide = Rewriter.replace_value_with_new_type(argument, rows.type.element_type)
     for op in widenings:
-        Rewriter.replace_op(op, [], [argument])
+        Rewriter.replace_op(op, [], [wide])
 
 
 def _is_power(value: SSAValue) -> bool:
