@@ -55,15 +55,17 @@ def _prefetch_next_panels(low: FunctionLowering, block: Block) -> None:
         buffer, indices = low.buffer(op.operands[0]), list(op.operands[1:])
         (lanes,) = op.results[0].type.get_shape()  # pyright: ignore
         shape = op.operands[0].type.get_shape()  # pyright: ignore
-        if len(shape) != 3 or min(shape) < 0 or indices[1] is not step or shape[2] != lanes:
+        if len(shape) < 3 or min(shape) < 0 or indices[-2] is not step or shape[-1] != lanes:
+            continue
+        if any(extent != 1 for extent in shape[1:-2]):  # one tap of a convolution
             continue
         if (rows := _tile_of_rows(indices[0])) is None or rows[1] < _FEWEST_TILES:
             continue
         tile, tiles = rows
         share = -(-lanes // tiles)
-        panel = low.address(buffer, [low.value(indices[0]), low.integer(0), low.integer(0)])
-        place = low.gep_constant(panel, shape[1] * lanes, buffer.element)
-        for value, factor in ((tile, shape[1] * share), (step, share)):
+        start = [low.value(indices[0])] + [low.integer(0)] * (len(shape) - 1)
+        place = low.gep_constant(low.address(buffer, start), shape[-2] * lanes, buffer.element)
+        for value, factor in ((tile, shape[-2] * share), (step, share)):
             offset = low.multiply(low.value(value), factor)
             place = low.gep(place, low.integer_of(offset), buffer.element)
         low.emit("intr.prefetch", (place,), None, _READ_L2)
