@@ -117,7 +117,7 @@ def _for(low: FunctionLowering, op: Any) -> None:
         low.define(old.args[0], induction)
         low.unflatten_all(old.args[1:], carried)
         low.lower_ops(old, until_terminator=True)
-        if is_contraction and is_long:
+        if low.prefetch and is_contraction and is_long:
             _prefetch_panels(low, old)
             _prefetch_next_panels(low, old)
         assert old.last_op is not None, "a loop ends in scf.yield"

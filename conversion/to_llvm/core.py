@@ -176,6 +176,8 @@ class FunctionLowering:
         self.extremum = {"fastmathFlags": _NO_SIGNED_ZEROS if contract else _STRICT}
         """Of a maximum or minimum: which zero of two it gives may be left open, for half the instructions."""
         self.strict = _STRICT
+        self.prefetch = True
+        """Long contractions ask for their panels ahead of time."""
         self.location = None
         self.declarations: dict[str, LLVMFunctionType] = {}
         self._constants: dict[tuple[Attribute, Attribute], Operation] = {}

@@ -111,12 +111,15 @@ def _argument_attributes(func: Any, signature: _Signature, total: int) -> dict[s
     return {"arg_attrs": ArrayAttr([*found, *[none] * (total - len(found))])}
 
 
-def _lower_body(func: Any, handlers: dict[str, Handler], attributes: dict[str, Attribute], contract: bool):
+def _lower_body(
+    func: Any, handlers: dict[str, Handler], attributes: dict[str, Attribute], contract: bool, prefetch: bool
+):
     signature = _Signature.of(func)
     dims = signature.dims(func)
     types = [PTR] * len(signature.memrefs) + [i64] * (dims + 2) + [PTR]
     entry = Block(arg_types=types)
     low = FunctionLowering(handlers, entry, contract)
+    low.prefetch = prefetch
     pointers = iter(entry.args[: len(signature.memrefs)])
     values = iter(entry.args[len(signature.memrefs) :])
     for arg in func.body.block.args[: len(signature.memrefs) + len(signature.indices)]:
@@ -202,6 +205,8 @@ class KernelsToLLVMPass(ModulePass):
     """
 
     name = "kernels-to-llvm"
+    prefetch: bool = True
+    """Long contractions ask for their panels of weights ahead of time."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         convert_globals(op)
@@ -221,7 +226,7 @@ class KernelsToLLVMPass(ModulePass):
         for func in kernels:
             if function_type_of(func).outputs.data:
                 raise unsupported(func, "returns values", "run bufferize first")
-            body, low, buffers, dims = _lower_body(func, handlers, attributes, contract)
+            body, low, buffers, dims = _lower_body(func, handlers, attributes, contract, self.prefetch)
             wrapper = _wrapper(func, body, buffers, dims, attributes)
             op.body.block.insert_ops_before([body, wrapper], func)
             func.detach()

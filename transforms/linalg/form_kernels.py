@@ -72,6 +72,10 @@ class FormKernelsPass(ModulePass):
     name = "form-kernels"
     fuse: bool = True
     """Group ops; off, each linalg op is a kernel of its own."""
+    attention: bool = True
+    """Scores, softmax and values of attention in one kernel, where `fuse` is on."""
+    windows: bool = True
+    """A depthwise convolution and the products around it in one kernel, where `fuse` is on."""
     row_elements: int = 65536
     """Elements of the largest tensor of one row in a row kernel; what a thread keeps in its L2 cache."""
     max_ops: int = 32
@@ -113,8 +117,9 @@ class FormKernelsPass(ModulePass):
                     group_of.update((member, group) for member in group.ops)
             group_of[op] = group
         if self.fuse:
-            self._join_attention(group_of, order)
-            if target is not None:
+            if self.attention:
+                self._join_attention(group_of, order)
+            if self.windows and target is not None:
                 _join_windows(group_of, order, target)
         groups = list({id(g): g for g in group_of.values()}.values())
         covered = {op for g in groups for op in g.ops}

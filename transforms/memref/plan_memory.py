@@ -87,6 +87,8 @@ class PlanMemoryPass(ModulePass):
     """
 
     name = "plan-memory"
+    in_place: bool = True
+    """Outputs of kernels over inputs that die there."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         for function in op.body.block.ops:
@@ -95,14 +97,14 @@ class PlanMemoryPass(ModulePass):
                 and not function.is_declaration
                 and "stepwell.kernel" not in function.attributes
             ):
-                _plan(function)
+                _plan(function, self.in_place)
 
 
 def _why_dynamic(interval: tuple[int, int] | None) -> str:
     return "its life is not an interval of the program" if interval is None else "its size follows from data"
 
 
-def _plan(function: func.FuncOp) -> None:
+def _plan(function: func.FuncOp, in_place: bool) -> None:
     block = function.body.block
     positions = {op: i for i, op in enumerate(block.ops)}
     start = block.first_op
@@ -128,7 +130,8 @@ def _plan(function: func.FuncOp) -> None:
         (static if isinstance(buffer.size, int) else dynamic).append(buffer)
     if not static and not dynamic:
         return
-    static, dynamic = _shared_in_place(function, positions, static, dynamic)
+    if in_place:
+        static, dynamic = _shared_in_place(function, positions, static, dynamic)
     total = _place(static)
     function.attributes[ARENA_KEY] = IntegerAttr(total, i64)
     function.attributes[LIVE_KEY] = IntegerAttr(alive := _most_alive(static), i64)

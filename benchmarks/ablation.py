@@ -1,0 +1,115 @@
+"""
+What each optimisation is worth: a model compiled as it is and without one of them, run in turns.
+
+    python -m benchmarks.ablation --models resnet50,minilm
+    python -m benchmarks.ablation --models unet --without winograd,packing
+
+Printed is the CPU time of a run without the optimisation over that of one with all, the median of interleaved rounds on one
+thread: 1.20 means that the optimisation saves a sixth of the time.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+import stepwell
+from benchmarks.zoo import MODELS, Inputs, model_files
+from stepwell.compiler import Compilation, Options
+from stepwell.pipelines import Stage
+
+SWITCHES: dict[str, dict[str, dict[str, Any] | None]] = {
+    "winograd": {"choose-convolution": None},
+    "layouts": {"assign-layouts": None, "choose-convolution": None},
+    "packing": {"pack-weights": None},
+    "element-wise fusion": {"fuse-elementwise": None},
+    "kernels of several ops": {"form-kernels": {"fuse": False}},
+    "attention": {"form-kernels": {"attention": False}},
+    "windows": {"form-kernels": {"windows": False}},
+    "row factors": {"move-row-factors": None},
+    "slices in kernels": {"absorb-slices": None},
+    "in place": {"plan-memory": {"in_place": False}},
+    "prefetch": {"kernels-to-llvm": {"prefetch": False}},
+}
+"""Optimisation to the passes that are left out (None) or run with other options."""
+
+
+@dataclass
+class _Without(Compilation):
+    """A compilation with some passes left out or given other options."""
+
+    changes: "dict[str, dict[str, Any] | None] | None" = None
+
+    def _stages(self, level: str) -> list[Stage]:
+        changes, stages = self.changes or {}, []
+        for stage in super()._stages(level):
+            change = changes.get(stage.instance.name, {})
+            if change is not None:
+                stages.append(replace(stage, instance=replace(stage.instance, **change)))  # pyright: ignore
+        return stages
+
+
+def build(path: Path, changes: dict[str, dict[str, Any] | None], folder: Path) -> Any:
+    """The model at `path`, compiled with `changes` to its pipeline."""
+    out = folder / f"model{len(list(folder.iterdir()))}.so"
+    compilation = _Without(Options(), changes=changes)
+    compilation.read(str(path))
+    compilation.build(out)
+    return stepwell.load(out, threads=1)
+
+
+def worth(path: Path, inputs: Inputs, names: list[str], seconds: float) -> dict[str, tuple[float, float]]:
+    """
+    Of each optimisation in `names`: the ratio of times, and the largest difference of results over the largest result.
+    What is never met in the model (the same code without it) has the ratio 1 but for noise.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        models = {name: build(path, SWITCHES[name], Path(folder)) for name in names}
+        models = {"": build(path, {}, Path(folder)), **models}
+        want = next(iter(models[""].run(inputs).values())).astype(np.float64)
+        scale = max(float(np.abs(want).max()), 1e-300)
+        differences = {}
+        for name, model in models.items():
+            got = next(iter(model.run(inputs).values())).astype(np.float64)
+            differences[name] = float(np.abs(got - want).max()) / scale
+        times: dict[str, list[float]] = {name: [] for name in models}
+        end = time.process_time() + seconds * len(models)
+        while time.process_time() < end or len(times[""]) < 5:
+            for name, model in models.items():
+                started = time.thread_time()
+                model.run(inputs)
+                times[name].append(time.thread_time() - started)
+    ratios = {name: median(a / b for a, b in zip(times[name], times[""], strict=True)) for name in names}
+    return {name: (ratios[name], differences[name]) for name in names}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", default=",".join(MODELS), help="names of the zoo or .onnx files")
+    parser.add_argument("--without", default=",".join(SWITCHES), help=f"of {', '.join(SWITCHES)}")
+    parser.add_argument("--seconds", type=float, default=2.0, help="CPU seconds of measuring an optimisation")
+    options = parser.parse_args()
+    names = options.without.split(",")
+    if unknown := [name for name in names if name not in SWITCHES]:
+        parser.error(f"unknown: {', '.join(unknown)}; use some of {', '.join(SWITCHES)}")
+    print(f"| model | {' | '.join(names)} |\n| --- |{' ---: |' * len(names)}", flush=True)
+    for name in options.models.split(","):
+        path, inputs = model_files(name)
+        found = worth(path, inputs, names, options.seconds)
+        print(f"| {path.stem} | {' | '.join(f'{ratio:.2f}' for ratio, _ in found.values())} |", flush=True)
+        for switch, (_, difference) in found.items():
+            if difference > 1e-3:
+                print(f"{path.stem} without {switch}: results differ by {difference:.0e}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
