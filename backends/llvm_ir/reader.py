@@ -41,7 +41,7 @@ from stepwell.backends.llvm_ir.bodies import CALLING_CONVENTIONS, OPS, FunctionR
 from stepwell.backends.llvm_ir.constants import Scalars, Types, plain_name, unescaped
 from stepwell.backends.llvm_ir.printer import ARGUMENT_FLAGS, FUNCTION_FLAGS, MODULE_TEXTS
 from stepwell.backends.llvm_ir.syntax import Source
-from stepwell.compat import StepwellParser
+from stepwell.compat import StepwellParser, rare_collections
 from stepwell.errors import Error
 from stepwell.verification import verify_module
 
@@ -58,7 +58,8 @@ def parse_llvm_ir(text: str, ctx: Context, name: str = "<input>") -> ModuleOp:
     The module that `text` spells, with a location on every op; `name` is the file to show in errors.
     Errors: `ParseError` at what is no LLVM IR, `UnsupportedOperation` at what the dialect cannot say.
     """
-    return _ModuleReader(Source(text, name), ctx).read()
+    with rare_collections():
+        return _ModuleReader(Source(text, name), ctx).read()
 
 
 def read_llvm_ir(source: str | bytes, ctx: Context, dims: dict[str, int] | None = None) -> ModuleOp:

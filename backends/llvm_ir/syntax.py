@@ -1,7 +1,9 @@
 """From textual LLVM IR to lark's tree by `llvm_ir.lark`, and errors that point into the text."""
 
+import re
 import sys
-from functools import cache
+from bisect import bisect_left
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +50,110 @@ def _grammar() -> Any:
     return built
 
 
+_column = lru_cache(maxsize=256)(IntAttr)
+
+
+class _Token(str):
+    """A piece of the text; where its line begins is counted only when it is asked for."""
+
+    __slots__ = ("_line_ends", "start_pos", "type")
+    type: str
+    start_pos: int
+
+    @property
+    def line(self) -> int:
+        return bisect_left(self._line_ends, self.start_pos) + 1  # pyright: ignore
+
+    @property
+    def column(self) -> int:
+        line = self.line
+        return self.start_pos - (self._line_ends[line - 2] if line > 1 else -1)  # pyright: ignore
+
+
+class _Scanner:
+    """
+    Lark's contextual lexer with one match a token: what is ignored goes with the token behind it, and no lines are counted,
+    which is most of what lark does. Tokens are the same: those that the parser can take in its state, the ones of higher
+    priority first; a word that is also a keyword there is the keyword.
+    """
+
+    def __init__(self, grammar: Any):
+        self.terminals = sorted(
+            grammar.terminals,
+            key=lambda t: (-t.priority, -t.pattern.max_width, -len(t.pattern.value), t.name),
+        )
+        ignored = [t.pattern.to_regexp() for t in self.terminals if t.name in grammar.lexer_conf.ignore]
+        self.ignored = f"(?:{'|'.join(ignored)})*"
+        self._known: dict[frozenset[str], tuple[Any, dict[str, dict[str, str]]]] = {}
+
+    def of(self, accepted: frozenset[str]) -> tuple[Any, dict[str, dict[str, str]]]:
+        """What matches one of these tokens, and the keywords among the words of a type."""
+        if (known := self._known.get(accepted)) is not None:
+            return known
+        keywords: dict[str, dict[str, str]] = {}
+        embedded: set[str] = set()
+        choice = [t for t in self.terminals if t.name in accepted]
+        for word in choice:
+            if word.pattern.type != "re":
+                continue
+            found = {
+                t.pattern.value: t.name
+                for t in choice
+                if t.pattern.type == "str" and t.priority == word.priority
+                and re.fullmatch(word.pattern.to_regexp(), t.pattern.value)
+            }  # fmt: skip
+            if found:
+                keywords[word.name] = found
+                embedded.update(found.values())
+        texts = [f"(?P<{t.name}>{t.pattern.to_regexp()})" for t in choice if t.name not in embedded]
+        match = re.compile(self.ignored + f"(?:{'|'.join([*texts, '(?P<_END>' + chr(92) + 'Z)'])})").match
+        self._known[accepted] = match, keywords
+        return match, keywords
+
+
+_scanner = cache(_Scanner)
+
+
+def _tree(text: str) -> Any:
+    """The tree of `text`, or None where it is wrong: lark says why."""
+    from lark.exceptions import UnexpectedInput
+
+    grammar = _grammar()
+    state = grammar.parse_interactive("").parser_state
+    states, stack, feed = state.parse_conf.states, state.state_stack, state.feed_token
+    scanner, matchers = _scanner(grammar), {}
+    line_ends = [match.start() for match in re.finditer("\n", text)]
+    position = 0
+    try:
+        while True:
+            top = stack[-1]
+            if (found := matchers.get(top)) is None:
+                found = matchers[top] = scanner.of(frozenset(states[top]))
+            match = found[0](text, position)
+            if match is None:
+                return None
+            type: str = match.lastgroup
+            value = match[type]
+            token = _Token(value)
+            token._line_ends, token.start_pos = line_ends, match.start(type)
+            if type == "_END":
+                token.type = "$END"
+                return feed(token, True)
+            position = match.end()
+            if (keywords := found[1].get(type)) is not None:
+                type = keywords.get(value, type)
+            token.type = type
+            feed(token)
+    except UnexpectedInput:
+        return None
+
+
 class Source:
     """The text that is read, and errors at places in it."""
 
     def __init__(self, text: str, name: str):
         self.text, self.name = text, name
-        self._file = StringAttr(name)
+        self._file, self._line = StringAttr(name), IntAttr(0)
 
     def error(self, node: Any, message: str) -> ParseError:
         """The error to raise because of `node`: a token, a tree or a position."""
@@ -68,7 +168,10 @@ class Source:
         return UnsupportedOperation(str(place), f"{what}; {fix}", place)
 
     def location(self, token: Any) -> FileLineColLoc:
-        return FileLineColLoc(self._file, IntAttr(token.line), IntAttr(token.column))
+        line = token.line
+        if line != self._line.data:
+            self._line = IntAttr(line)
+        return FileLineColLoc(self._file, self._line, _column(token.column))
 
     def parse(self) -> list[Any]:
         """The top-level trees and tokens of the text."""
@@ -76,7 +179,8 @@ class Source:
 
         self._check_depth()
         try:
-            return _grammar().parse(self.text).children
+            tree = _tree(self.text)
+            return (_grammar().parse(self.text) if tree is None else tree).children
         except UnexpectedCharacters as error:
             found = self.text[error.pos_in_stream]
             raise self.error(error.pos_in_stream, f"unexpected character {found!r}") from None
@@ -96,12 +200,12 @@ class Source:
 
     def _check_depth(self) -> None:
         depth = 0
-        for position, character in enumerate(self.text):
-            if character in "([{":
+        for match in re.finditer(r"[([{]|[)\]}]", self.text):
+            if match[0] in "([{":
                 depth += 1
                 if depth > _MAX_DEPTH:
-                    raise self.error(position, f"brackets are nested deeper than {_MAX_DEPTH}")
-            elif character in ")]}":
+                    raise self.error(match.start(), f"brackets are nested deeper than {_MAX_DEPTH}")
+            else:
                 depth = max(0, depth - 1)
 
 

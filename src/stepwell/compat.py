@@ -412,7 +412,8 @@ class StepwellParser(Parser):
 
 def parse_module(ctx: Context, text: str, name: str = "<input>") -> ModuleOp:
     """The module written in `text`; a ParseError says where and why it cannot be read."""
-    return StepwellParser(ctx, text, name).parse_module()
+    with rare_collections():
+        return StepwellParser(ctx, text, name).parse_module()
 
 
 def print_module(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from native import CLANG, build, lower, needs_clang, parse
 from xdsl.utils.exceptions import ParseError, PassFailedException, VerifyException
 
-from stepwell.backends.llvm_ir import parse_llvm_ir, print_llvm_ir, read_llvm_ir
+from stepwell.backends.llvm_ir import parse_llvm_ir, print_llvm_ir, read_llvm_ir, syntax
 from stepwell.compat import new_context, parse_module, print_module
 from stepwell.diagnostics import diagnose, exit_code_of
 from stepwell.errors import Error
@@ -420,6 +420,36 @@ def test_conversions_of_floats(operation):
     printed = StringIO()
     print_llvm_ir(module, printed)
     assert f"{operation} float" in printed.getvalue()
+
+
+def _words_of(tree):
+    return [
+        (word.type, str(word), word.start_pos, word.line, word.column)
+        for word in tree.scan_values(lambda _: True)
+        if word
+    ]
+
+
+def test_tokens_are_those_of_larks_lexer():
+    """Ours makes one match a token; lark's is what the grammar is written for."""
+    stream = StringIO()
+    print_llvm_ir(lower(MATMUL), stream)
+    debug = (
+        "; uselistorder in a comment\ndefine void @define(ptr %define) { ; call\n  #dbg_value(ptr %define, !4, !{}, !4)\n"
+        "  ret void, !dbg !4\n}\nuselistorder ptr @define, { 1, 0 }\n!4 = !{}\n; the end"
+    )
+    for text in (PIECES, stream.getvalue(), debug, "", " ; nothing\n"):
+        ours, theirs = syntax._tree(text), syntax._grammar().parse(text)
+        assert ours == theirs and _words_of(ours) == _words_of(theirs)
+
+
+@pytest.mark.parametrize(
+    "text", ["define void @f() {\n  ret void\n", "define void @f() {\n  ret ? void\n}", "%x = "]
+)
+def test_wrong_texts_are_left_to_lark(text):
+    assert syntax._tree(text) is None
+    with pytest.raises(ParseError):
+        parse_llvm_ir(text, new_context(DIALECTS))
 
 
 def test_a_megabyte_is_read_in_seconds():
