@@ -141,6 +141,24 @@ def test_zig_builds_for_another_architecture(tmp_path, monkeypatch):
         load(tmp_path / "m.so")
 
 
+def test_a_foreign_target_is_compiled_by_zig_even_beside_a_clang(monkeypatch):
+    pytest.importorskip("ziglang")
+    monkeypatch.delenv("STEPWELL_CLANG", raising=False)
+    other = "aarch64" if MACHINE == "x86_64" else "x86_64"
+    foreign = Target(**{**vars(TARGET), "triple": f"{other}-unknown-linux-gnu"})
+    assert toolchain.find_driver(foreign).kind == "zig"
+    monkeypatch.setattr(toolchain, "_zig_driver", lambda: None)
+    toolchain._find_driver.cache_clear()
+    assert toolchain.find_driver(foreign) == toolchain.find_driver(TARGET)
+
+
+def test_a_clang_without_the_foreign_c_library_says_what_to_do():
+    driver = toolchain.Driver("clang", ("clang-22",), "clang version 22")
+    said = "stdint.h:26:10: fatal error: 'bits/libc-header-start.h' file not found"
+    assert "pip install 'stepwell[clang]'" in toolchain._explain(driver, 1, said, foreign=True)
+    assert "report it" in toolchain._explain(driver, 1, said, foreign=False)
+
+
 class TestFailures:
     """One line that says what to do, and nothing left behind."""
 
