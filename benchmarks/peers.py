@@ -16,10 +16,25 @@ import numpy as np
 Run = Callable[[], Any]
 
 
+def extents(path: str, inputs: dict[str, np.ndarray]) -> dict[str, int]:
+    """What `inputs` say of the extents that have names: every engine is told, as some take no others."""
+    import onnx
+
+    found: dict[str, int] = {}
+    clashing: set[str] = set()
+    for value in onnx.load(path, load_external_data=False).graph.input:
+        if value.name in inputs:
+            dims = value.type.tensor_type.shape.dim
+            for dim, extent in zip(dims, inputs[value.name].shape, strict=True):
+                if dim.dim_param and found.setdefault(dim.dim_param, extent) != extent:
+                    clashing.add(dim.dim_param)
+    return {name: extent for name, extent in found.items() if name not in clashing}
+
+
 def stepwell(path: str, inputs: dict[str, np.ndarray], threads: int) -> Run:
     import stepwell
 
-    model = stepwell.compile(path, threads=threads)
+    model = stepwell.compile(path, threads=threads, dims=extents(path, inputs))
     return lambda: next(iter(model.run(inputs).values()))
 
 
@@ -29,6 +44,8 @@ def ort(path: str, inputs: dict[str, np.ndarray], threads: int) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    for name, extent in extents(path, inputs).items():
+        options.add_free_dimension_override_by_name(name, extent)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, inputs)[0]
@@ -61,8 +78,8 @@ def iree(path: str, inputs: dict[str, np.ndarray], threads: int) -> Run:
         command = ["iree-compile", mlir, "-o", module, "--iree-hal-target-device=local"]
         command += ["--iree-hal-local-target-device-backends=llvm-cpu", "--iree-llvmcpu-target-cpu=host"]
         subprocess.run([*command, "--iree-opt-level=O3"], check=True)
-        config = rt.Config("local-task" if threads > 1 else "local-sync")
-        loaded = rt.load_vm_flatbuffer_file(module, driver=config.driver_uri)
+        rt.flags.parse_flags(f"--task_topology_max_group_count={threads}")
+        loaded = rt.load_vm_flatbuffer_file(module, driver="local-task" if threads > 1 else "local-sync")
     function = loaded[next(name for name in dir(loaded) if not name.startswith("_"))]
     values = list(inputs.values())
     return lambda: np.asarray(function(*values).to_host())
@@ -77,7 +94,8 @@ def tvm(path: str, inputs: dict[str, np.ndarray], threads: int) -> Run:
 
     model = from_onnx(onnx.load(path), shape_dict={k: list(v.shape) for k, v in inputs.items()})
     model = relax.transform.DecomposeOpsForInference()(model)
-    executable = tvm_.compile(model, target="llvm -mcpu=native")
+    cpu = tvm_.target.codegen.llvm_get_system_cpu()
+    executable = tvm_.compile(model, target={"kind": "llvm", "mcpu": cpu, "num-cores": threads})
     machine = relax.VirtualMachine(executable, tvm_.cpu())
     values = [tvm_.runtime.tensor(v) for v in inputs.values()]
     return lambda: machine["main"](*values).numpy()
@@ -124,7 +142,7 @@ def main() -> int:
         command = json.loads(line)
         if "run" in command:
             # The engine before may still spin on the processors: settle, warm up, then measure.
-            time.sleep(0.005)
+            time.sleep(0.05)
             run()
             started = time.perf_counter()
             for _ in range(command["run"]):
