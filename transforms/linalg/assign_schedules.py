@@ -241,24 +241,46 @@ class _Kernel:
                 vector[to_root[shape.row]] = rows
         self.inner = {node.op: shape.inner}
         order = [to_root[d] for d in shape.batch]
-        if n is not None and not shape.depthwise and not self._rows_outside(node.op, n):
-            order.append(to_root[n])
+        if n is not None and not shape.depthwise:
+            rows = tile[to_root[shape.row]] if shape.row is not None else 1
+            if self._rows_outside(node, shape, rows, tile[to_root[n]]):
+                order = [to_root[d] for d in _result_dims(node.op)]
+            else:
+                order.append(to_root[n])
         order += [d for d in sorted(to_root.values()) if d not in order and tile[d]]
         return tile, vector, order
 
-    def _rows_outside(self, op: linalg.GenericOp, column: int) -> bool:
+    def _rows_outside(self, node: _Node, shape: "_Contraction", rows: int, width: int) -> bool:
         """
-        Whether the loop over rows is outside of the one over panels: where all panels stay in L1 beside a tile, and the rows and
-        the result come from farther, each is then walked through once, in the order in which it lies.
+        Whether the loop over rows is outside of the one over panels, and the result is written in the order in which it
+        lies (two threads then do not write to the same cache lines): where that moves fewer bytes. Panels that stay in L1
+        beside a tile cost nothing to read again; others come from L2 for every tile of rows, as the rows would for every
+        panel.
         """
-        panels = moved = 0
-        for value, map in zip(op.operands, maps_of(op), strict=True):
-            is_panel = value in op.inputs and map.results and column in map.results[-1].used_dims()
-            if is_panel:
+        column = shape.columns
+        panels = left = moved = 0
+        for value, map in zip(node.op.operands, maps_of(node.op), strict=True):
+            if value in node.op.inputs and map.results and column in map.results[-1].used_dims():
                 panels += _size_bytes(value.type)
             else:
+                left += _size_bytes(value.type) if value in node.op.inputs else 0
                 moved += _size_bytes(value.type)
-        return 0 < panels <= self.target.l1_bytes // 2 and moved > self.target.l1_bytes
+        if not 0 < panels or moved <= self.target.l1_bytes:
+            return False
+        if panels <= self.target.l1_bytes // 2:
+            return True
+        places = _result_dims(node.op)
+        if panels > self.target.l2_bytes // 2 or shape.column_extent is None or shape.row not in places:
+            return False
+        if any(places.index(d) < places.index(shape.row) for d in shape.batch):
+            return False  # each of a batch has panels of its own
+        blocks = -(-(shape.row_extent or 0) // rows)
+        for d in places:
+            if d not in (column, shape.row, *shape.batch):
+                blocks *= node.extents[d] or 0
+        if not blocks:
+            return False
+        return left + panels * blocks < panels + left * -(-shape.column_extent // width)
 
     def _rows_and_width(self, shape: "_Contraction", lanes: int) -> tuple[int, int]:
         """The register tile with the least padded work and loads; its rows and its vector's width."""
@@ -672,6 +694,11 @@ def _read_elements(node: _Node) -> int:
     """Elements of the largest operand, unknown extents guessed."""
     shapes = [v.type.get_shape() for v in node.op.operands if isinstance(v.type, TensorType)]
     return max((prod(_GUESS if e == DYNAMIC_INDEX else e for e in shape) for shape in shapes), default=0)
+
+
+def _result_dims(op: linalg.GenericOp) -> list[int]:
+    """The dims of `op` along the axes of its result."""
+    return [e.position for e in output_map(op).results if isinstance(e, AffineDimExpr)]
 
 
 def _written_along(node: _Node) -> int | None:
