@@ -440,10 +440,12 @@ class _Run:
         cls, text = knowledge.operation(name), knowledge.describe_operation(name)
         if cls is None or text is None:
             dialect = name.partition(".")[0]
-            known = knowledge.operations(dialect) or knowledge.dialects()
-            raise Error(
-                f"unknown operation '{name}'{did_you_mean(name, known) or '; see docs/reference/ops'}"
-            )
+            ops = sorted(knowledge.operations(dialect))
+            what = f"the ops of {dialect} are {', '.join(ops)}"
+            if not ops:
+                what = f"the dialects are {', '.join(knowledge.dialects())}"
+            near = "" if name.endswith(".") else did_you_mean(name, ops)
+            raise Error(f"unknown operation '{name}'{near or f'; {what}'}")
         self.stdout.write(
             f"{text.replace(f'**{name}**', name, 1)}\n\nin Python: {cls.__module__}.{cls.__qualname__}\n"
         )

@@ -68,7 +68,9 @@ def test_an_op_explains_itself(tmp_path):
     code, _, err = run("--help", "graph.gem")
     assert code == 1 and "did you mean 'graph.gemm'?" in err
     code, _, err = run("--help", "no.thing")
-    assert code == 1 and "unknown operation 'no.thing'" in err
+    assert code == 1 and "unknown operation 'no.thing'; the dialects are " in err and "graph, " in err
+    code, _, err = run("--help", "text.")
+    assert code == 1 and "the ops of text are text.concat, " in err
 
 
 def test_a_model_is_not_mistaken_for_badly_encoded_text(tmp_path):
