@@ -41,6 +41,11 @@ def _normalises_by_an_infinity(model: onnx.ModelProto, found: Difference) -> boo
     return "nan" in (found.got, found.want) and not all(np.isfinite(array).all() for array in arrays)
 
 
+def _sums_past_a_nan(model: onnx.ModelProto, found: Difference) -> bool:
+    sums = any(node.op_type == "ReduceLogSumExp" for node in model.graph.node)
+    return sums and (found.got, found.want) == ("nan", "inf")
+
+
 KNOWN: list[tuple[str, Callable[[onnx.ModelProto, Difference], bool]]] = [
     ("the reduction of a tensor without elements keeps the extent that it reduces over", _reduces_nothing),
     ("a resized infinity is multiplied by weights of 0 beside it", _resizes_an_infinity),
@@ -50,6 +55,7 @@ KNOWN: list[tuple[str, Callable[[onnx.ModelProto, Difference], bool]]] = [
         "statistics that are not finite: the scale and the shift that they make are added, or folded",
         _normalises_by_an_infinity,
     ),
+    ("the logarithm of a sum of exponentials is infinite, whatever NaN is summed too", _sums_past_a_nan),
     ("where TopK puts a NaN depends on where it stands", _ranks_a_nan),
 ]
 """The reason, and whether it explains a difference."""
