@@ -13,6 +13,7 @@ from xdsl.dialects.builtin import (
     NoneAttr,
     StringAttr,
     UnitAttr,
+    VectorType,
     i64,
 )
 from xdsl.dialects.llvm import LinkageAttr, LLVMFunctionType
@@ -111,6 +112,15 @@ def _argument_attributes(func: Any, signature: _Signature, total: int) -> dict[s
     return {"arg_attrs": ArrayAttr([*found, *[none] * (total - len(found))])}
 
 
+def _has_vectors(func: Operation) -> bool:
+    """
+    Whether a kernel computes on vectors. Loops of scalars are vectorised by LLVM, which fuses other multiplications and
+    additions in its vectors than in the elements that are left: how many are left depends on the number of threads, so
+    where we write no vectors nothing may fuse.
+    """
+    return any(isinstance(result.type, VectorType) for op in func.walk() for result in op.results)
+
+
 def _lower_body(
     func: Any, handlers: dict[str, Handler], attributes: dict[str, Attribute], contract: bool, prefetch: bool
 ):
@@ -120,6 +130,8 @@ def _lower_body(
     entry = Block(arg_types=types)
     low = FunctionLowering(handlers, entry, contract)
     low.prefetch = prefetch
+    if not _has_vectors(func):
+        low.fastmath = {"fastmathFlags": low.strict}
     pointers = iter(entry.args[: len(signature.memrefs)])
     values = iter(entry.args[len(signature.memrefs) :])
     for arg in func.body.block.args[: len(signature.memrefs) + len(signature.indices)]:

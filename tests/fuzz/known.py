@@ -46,6 +46,19 @@ def _sums_past_a_nan(model: onnx.ModelProto, found: Difference) -> bool:
     return sums and (found.got, found.want) == ("nan", "inf")
 
 
+def _passes_over_a_nan(model: onnx.ModelProto, found: Difference) -> bool:
+    compares = any(
+        node.op_type == "MaxPool"
+        or (node.op_type.startswith("Scatter") and _reduction(node) in (b"max", b"min"))
+        for node in model.graph.node
+    )
+    return compares and found.got == "nan"
+
+
+def _reduction(node: onnx.NodeProto) -> bytes:
+    return next((attribute.s for attribute in node.attribute if attribute.name == "reduction"), b"none")
+
+
 KNOWN: list[tuple[str, Callable[[onnx.ModelProto, Difference], bool]]] = [
     ("the reduction of a tensor without elements keeps the extent that it reduces over", _reduces_nothing),
     ("a resized infinity is multiplied by weights of 0 beside it", _resizes_an_infinity),
@@ -56,6 +69,7 @@ KNOWN: list[tuple[str, Callable[[onnx.ModelProto, Difference], bool]]] = [
         _normalises_by_an_infinity,
     ),
     ("the logarithm of a sum of exponentials is infinite, whatever NaN is summed too", _sums_past_a_nan),
+    ("a maximum over a window, or of what is scattered, passes over a NaN", _passes_over_a_nan),
     ("where TopK puts a NaN depends on where it stands", _ranks_a_nan),
 ]
 """The reason, and whether it explains a difference."""
