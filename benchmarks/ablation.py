@@ -5,7 +5,7 @@ What each optimisation is worth: a model compiled as it is and without one of th
     python -m benchmarks.ablation --models unet --without winograd,packing
 
 Printed is the CPU time of a run without the optimisation over that of one with all, the median of interleaved rounds on one
-thread: 1.20 means that the optimisation saves a sixth of the time.
+thread: 1.20 means that the optimisation saves a sixth of the time, - that the code is the same without it.
 """
 
 import argparse
@@ -55,23 +55,27 @@ class _Without(Compilation):
         return stages
 
 
-def build(path: Path, changes: dict[str, dict[str, Any] | None], folder: Path) -> Any:
-    """The model at `path`, compiled with `changes` to its pipeline."""
+def build(path: Path, changes: dict[str, dict[str, Any] | None], folder: Path) -> Path:
+    """The library of the model at `path`, compiled with `changes` to its pipeline."""
     out = folder / f"model{len(list(folder.iterdir()))}.so"
     compilation = _Without(Options(), changes=changes)
     compilation.read(str(path))
     compilation.build(out)
-    return stepwell.load(out, threads=1)
+    return out
 
 
 def worth(path: Path, inputs: Inputs, names: list[str], seconds: float) -> dict[str, tuple[float, float]]:
     """
     Of each optimisation in `names`: the ratio of times, and the largest difference of results over the largest result.
-    What is never met in the model (the same code without it) has the ratio 1 but for noise.
+    Those without which the code is the same are left out.
     """
     with tempfile.TemporaryDirectory() as folder:
-        models = {name: build(path, SWITCHES[name], Path(folder)) for name in names}
-        models = {"": build(path, {}, Path(folder)), **models}
+        whole = build(path, {}, Path(folder))
+        models = {"": stepwell.load(whole, threads=1)}
+        for name in names:
+            library = build(path, SWITCHES[name], Path(folder))
+            if library.read_bytes() != whole.read_bytes():
+                models[name] = stepwell.load(library, threads=1)
         want = next(iter(models[""].run(inputs).values())).astype(np.float64)
         scale = max(float(np.abs(want).max()), 1e-300)
         differences = {}
@@ -85,8 +89,10 @@ def worth(path: Path, inputs: Inputs, names: list[str], seconds: float) -> dict[
                 started = time.thread_time()
                 model.run(inputs)
                 times[name].append(time.thread_time() - started)
-    ratios = {name: median(a / b for a, b in zip(times[name], times[""], strict=True)) for name in names}
-    return {name: (ratios[name], differences[name]) for name in names}
+    ratios = {
+        name: median(a / b for a, b in zip(times[name], times[""], strict=True)) for name in models if name
+    }
+    return {name: (ratio, differences[name]) for name, ratio in ratios.items()}
 
 
 def main() -> int:
@@ -104,7 +110,8 @@ def main() -> int:
     for name in options.models.split(","):
         path, inputs = model_files(name)
         found = worth(path, inputs, names, options.seconds)
-        print(f"| {path.stem} | {' | '.join(f'{ratio:.2f}' for ratio, _ in found.values())} |", flush=True)
+        cells = (f"{found[switch][0]:.2f}" if switch in found else "-" for switch in names)
+        print(f"| {path.stem} | {' | '.join(cells)} |", flush=True)
         for switch, (_, difference) in found.items():
             if difference > 1e-3:
                 print(f"{path.stem} without {switch}: results differ by {difference:.0e}", file=sys.stderr)

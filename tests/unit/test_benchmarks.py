@@ -25,7 +25,8 @@ def test_switches_name_passes_and_options():
 def test_results_are_the_same_without_any_optimisation(tmp_path):
     onnx.save(MODELS["conv_net"](), tmp_path / "net.onnx")
     found = ablation.worth(tmp_path / "net.onnx", INPUTS["conv_net"], list(ablation.SWITCHES), 0.01)
-    assert found.keys() == ablation.SWITCHES.keys()
+    assert found.keys() >= {"layouts", "packing", "element-wise fusion", "kernels of several ops"}
+    assert "attention" not in found, "the code is the same without what the model has not"
     assert all(difference < 1e-5 and ratio > 0 for ratio, difference in found.values())
 
 
