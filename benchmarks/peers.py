@@ -80,7 +80,8 @@ def iree(path: str, inputs: dict[str, np.ndarray], threads: int) -> Run:
         subprocess.run([*command, "--iree-opt-level=O3"], check=True)
         rt.flags.parse_flags(f"--task_topology_max_group_count={threads}")
         loaded = rt.load_vm_flatbuffer_file(module, driver="local-task" if threads > 1 else "local-sync")
-    function = loaded[next(name for name in dir(loaded) if not name.startswith("_"))]
+    names = [n for n in loaded.vm_module.function_names if not n.startswith("_") and "$" not in n]
+    function = loaded[names[0]]
     values = list(inputs.values())
     return lambda: np.asarray(function(*values).to_host())
 
@@ -95,7 +96,8 @@ def tvm(path: str, inputs: dict[str, np.ndarray], threads: int) -> Run:
     model = from_onnx(onnx.load(path), shape_dict={k: list(v.shape) for k, v in inputs.items()})
     model = relax.transform.DecomposeOpsForInference()(model)
     cpu = tvm_.target.codegen.llvm_get_system_cpu()
-    executable = tvm_.compile(model, target={"kind": "llvm", "mcpu": cpu, "num-cores": threads})
+    target = tvm_.target.Target({"kind": "llvm", "mcpu": cpu, "num-cores": threads})
+    executable = tvm_.compile(model, target=target)
     machine = relax.VirtualMachine(executable, tvm_.cpu())
     values = [tvm_.runtime.tensor(v) for v in inputs.values()]
     return lambda: machine["main"](*values).numpy()
