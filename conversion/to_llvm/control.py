@@ -1,11 +1,12 @@
 """Structured control flow as blocks: a loop-carried value is a block argument."""
 
+from math import prod
 from typing import Any
 
-from xdsl.dialects.builtin import IntegerAttr, VectorType, i32
+from xdsl.dialects.builtin import IntegerAttr, VectorType, i32, i64
 from xdsl.ir import Block, Operation, SSAValue
 
-from stepwell.conversion.to_llvm.core import FunctionLowering, Handler, byte_size
+from stepwell.conversion.to_llvm.core import FunctionLowering, Handler, Linear, byte_size
 
 _ACCUMULATORS, _UNROLL = 4, 4
 """
@@ -18,82 +19,87 @@ How far ahead a contraction asks for its panel. The panel runs through memory fa
 follows: with weights that are in no near cache, 49x2048x512 gains 14 % and 3136x64x256 loses nothing.
 """
 _READ = {"rw": IntegerAttr(0, i32), "hint": IntegerAttr(3, i32), "cache": IntegerAttr(1, i32)}
-_FEWEST_TILES = 4
+_TILES = range(4, 65)
 """
-Tiles of rows over one panel from which on they fetch the next panel to L2, each tile its share. The first tile would
-wait for memory otherwise: weights that are in no cache come at a third of the speed at which one tile reads them.
+Tiles of rows over one panel that fetch the next panel to L2, each tile its share. The first tile would wait for memory otherwise:
+weights that are in no cache come at a third of the speed at which one tile reads them. Of more tiles the first is a small part,
+and what the others read comes from L2: they gain more from asking for it (28x28 pixels, 512 to 128 channels: 4 %).
 """
+_LARGEST_PANEL = 3 << 18
+"""Bytes of a panel two of which fit L2 beside the rows that they are multiplied by."""
 _READ_L2 = {**_READ, "hint": IntegerAttr(2, i32)}
 
 
-def _prefetch_panels(low: FunctionLowering, block: Block) -> None:
-    """Ask for what the loop over `block` will load from the rows of a panel a few steps later."""
+def _prefetch(low: FunctionLowering, block: Block) -> None:
+    """Ask for what a contraction will load from its panel: the next panel where that is known, else a few steps ahead."""
     for op in block.ops:
-        if op.name != "vector.load":
-            continue
-        buffer, indices = low.buffer(op.operands[0]), list(op.operands[1:])
-        if block.args[0] not in indices[:-1]:
-            continue
-        stride = buffer.strides[indices.index(block.args[0])]
-        if not isinstance(stride, int):
-            continue
-        size = byte_size(buffer.element)
-        (lanes,) = op.results[0].type.get_shape()  # pyright: ignore
-        here = low.address(buffer, [low.value(index) for index in indices])
-        steps = max(1, _AHEAD_BYTES // (stride * size))
-        for offset in range(0, lanes, _LINE_BYTES // size):
-            pointer = low.gep_constant(here, steps * stride + offset, buffer.element)
-            low.emit("intr.prefetch", (pointer,), None, _READ)
+        if op.name == "vector.load" and not _prefetch_next_panel(low, op):
+            _prefetch_ahead(low, op, block.args[0])
 
 
-def _prefetch_next_panels(low: FunctionLowering, block: Block) -> None:
-    """Ask for this tile's share of the panel that follows in memory, a little in each step of the loop over `block`."""
-    step = block.args[0]
-    for op in block.ops:
-        if op.name != "vector.load":
-            continue
-        buffer, indices = low.buffer(op.operands[0]), list(op.operands[1:])
-        (lanes,) = op.results[0].type.get_shape()  # pyright: ignore
-        shape = op.operands[0].type.get_shape()  # pyright: ignore
-        if len(shape) < 3 or min(shape) < 0 or indices[-2] is not step or shape[-1] != lanes:
-            continue
-        if any(extent != 1 for extent in shape[1:-2]):  # one tap of a convolution
-            continue
-        if (rows := _tile_of_rows(indices[0])) is None or rows[1] < _FEWEST_TILES:
-            continue
-        tile, tiles = rows
-        share = -(-lanes // tiles)
-        start = [low.value(indices[0])] + [low.integer(0)] * (len(shape) - 1)
-        place = low.gep_constant(low.address(buffer, start), shape[-2] * lanes, buffer.element)
-        for value, factor in ((tile, shape[-2] * share), (step, share)):
-            offset = low.multiply(low.value(value), factor)
-            place = low.gep(place, low.integer_of(offset), buffer.element)
-        low.emit("intr.prefetch", (place,), None, _READ_L2)
+def _prefetch_ahead(low: FunctionLowering, load: Any, step: SSAValue) -> None:
+    """Ask for what `load` will read from the rows of a panel a few iterations of the loop over `step` later."""
+    buffer, indices = low.buffer(load.operands[0]), list(load.operands[1:])
+    if step not in indices[:-1]:
+        return
+    stride = buffer.strides[indices.index(step)]
+    if not isinstance(stride, int):
+        return
+    size = byte_size(buffer.element)
+    (lanes,) = load.results[0].type.get_shape()
+    here = low.address(buffer, [low.value(index) for index in indices])
+    steps = max(1, _AHEAD_BYTES // (stride * size))
+    for offset in range(0, lanes, _LINE_BYTES // size):
+        pointer = low.gep_constant(here, steps * stride + offset, buffer.element)
+        low.emit("intr.prefetch", (pointer,), None, _READ)
 
 
-def _tile_of_rows(panel: SSAValue) -> tuple[SSAValue, int] | None:
+def _prefetch_next_panel(low: FunctionLowering, load: Any) -> bool:
     """
-    Which tile of rows a kernel is at, and of how many, where its tiles walk down the rows of one panel after the
-    other: `panel` comes of `%tile / n`, the tile of rows is `%tile mod n`.
+    Ask for this tile's share of the panel that follows in memory, a little for each row of the panel that is loaded; False where
+    `load` reads no panel, or one over which few tiles of rows go.
     """
-    value = panel
-    while isinstance(value.owner, Operation) and value.owner.name in (
-        "arith.divui",
-        "arith.muli",
-        "arith.remui",
-    ):
-        left, right = value.owner.operands
-        if isinstance(left.owner, Block):
-            count = _number(right)
-            if value.owner.name != "arith.divui" or count is None:
-                return None
-            for use in left.uses:
-                other = use.operation
-                if other.name == "arith.remui" and other.operands[1] is right:
-                    return other.results[0], count
+    buffer, indices = low.buffer(load.operands[0]), list(load.operands[1:])
+    (lanes,) = load.results[0].type.get_shape()
+    shape = load.operands[0].type.get_shape()
+    if min(shape) < 0 or shape[-1] != lanes or not all(isinstance(s, int) for s in buffer.strides):
+        return False
+    found = ((axis, _tiles_of_rows(indices[axis])) for axis in reversed(range(len(shape) - 1)))
+    axis, tiles = next(((axis, tiles) for axis, tiles in found if tiles is not None), (-1, None))
+    rows = prod(shape[axis + 1 : -1])
+    if tiles is None or tiles[1] not in _TILES or rows * lanes * byte_size(buffer.element) > _LARGEST_PANEL:
+        return False
+    tile, number = tiles
+    share = -(-lanes // number)
+    begin = [*(low.value(index) for index in indices[: axis + 1]), *[0] * (len(shape) - axis - 1)]
+    place = low.gep_constant(low.address(buffer, begin), rows * lanes, buffer.element)
+    turn = low.emit("urem", (low.value(tile), low.integer(number)), i64)
+    place = low.gep(place, low.integer_of(low.multiply(turn, rows * share)), buffer.element)
+    row = Linear()
+    for index, stride in zip(indices[axis + 1 : -1], buffer.strides[axis + 1 : -1], strict=True):
+        row = row.plus(low.linear_of(low.value(index)).times(stride // lanes * share))  # pyright: ignore
+    place = low.gep(place, low.materialise(row), buffer.element)
+    low.emit("intr.prefetch", (place,), None, _READ_L2)
+    return True
+
+
+def _tiles_of_rows(panel: SSAValue) -> tuple[SSAValue, int] | None:
+    """
+    The number of the tile that a kernel is at, and how many tiles walk down the rows of one panel before those of the next, where
+    that many are known: `panel` comes of `%tile / n`, or `%tile / n1 / n2`.
+    """
+    value, number = panel, 1
+    while isinstance(owner := value.owner, Operation) and len(owner.operands) == 2:
+        factor = _number(owner.operands[1])
+        if factor is None or owner.name not in ("arith.divui", "arith.muli", "arith.remui"):
             return None
-        value = left
-    return None
+        if owner.name == "arith.muli":
+            number = 1  # what is divided afterwards is no number of a tile any more
+        elif owner.name == "arith.divui":
+            number *= factor
+        value = owner.operands[0]
+    is_loop = isinstance(value.owner, Block) and value is not panel and value.owner.parent_op() is not None
+    return (value, number) if is_loop else None
 
 
 def _number(value: SSAValue) -> int | None:
@@ -118,8 +124,7 @@ def _for(low: FunctionLowering, op: Any) -> None:
         low.unflatten_all(old.args[1:], carried)
         low.lower_ops(old, until_terminator=True)
         if low.prefetch and is_contraction and is_long:
-            _prefetch_panels(low, old)
-            _prefetch_next_panels(low, old)
+            _prefetch(low, old)
         assert old.last_op is not None, "a loop ends in scf.yield"
         return low.flatten_all(old.last_op.operands)
 

@@ -22,7 +22,11 @@ _GUESS = 56
 _LEAST_GAIN = 0.85
 """What of the time of a direct convolution another may take to be chosen: it needs more memory and rounds more."""
 _FEW_TILES = 48
-"""So many tiles are multiplied by a panel of filters as it comes from memory."""
+"""So many rows are one tile: they are multiplied by a panel of filters as it comes from memory."""
+_PRODUCT_SPEED = 0.72
+"""Speed of the products inside a network, over the peak: weights come from memory, panels of them from L2."""
+_STREAM_SPEED = 0.7
+"""Speed of reading filters that are used for one tile of rows each, over that of memory."""
 _TRANSFORM_COST = 2.0
 """Time of a multiply-add of a transform, in those of a product: it loads its operands for each."""
 
@@ -98,7 +102,7 @@ def _costs(conv: GraphOp, target: Target) -> dict[int, float]:
     assert weights is not None, "a convolution with a choice has weights of known shape"
     oc, ic, *_ = weights
     lanes = target.lanes(4)
-    ic, oc = -(-ic // lanes) * lanes, -(-oc // lanes) * lanes
+    oc = -(-oc // lanes) * lanes
     costs = {0: _LEAST_GAIN * _direct_ns(batch, extents, ic, oc, target)}
     costs |= {tile: _winograd_ns(tile, batch, extents, ic, oc, target) for tile in _TILES}
     return costs
@@ -106,28 +110,29 @@ def _costs(conv: GraphOp, target: Target) -> dict[int, float]:
 
 def _direct_ns(batch: int, extents: list[int], ic: int, oc: int, target: Target) -> float:
     products = 9 * ic * oc
-    return (
-        2 * products * batch * int(np.prod(extents)) / target.flops_per_ns
-        + 4 * products / target.dram_bytes_per_ns
-    )
+    return _products_ns(products, batch * int(np.prod(extents)), target)
+
+
+def _products_ns(products: int, rows: int, target: Target) -> float:
+    """
+    `products` multiply-adds for each of `rows`. While tiles of rows multiply one panel of weights, the next comes from memory; few rows
+    are one tile (`pack-weights`), which waits for it.
+    """
+    multiply = 2 * products * rows / (_PRODUCT_SPEED * target.flops_per_ns)
+    speed = _STREAM_SPEED if rows <= _FEW_TILES else 1.0
+    return max(multiply, 4 * products / (speed * target.dram_bytes_per_ns))
 
 
 def _winograd_ns(tile: int, batch: int, extents: list[int], ic: int, oc: int, target: Target) -> float:
-    """
-    Products on transformed tiles, transforms, transformed activations through caches; transformed filters come from memory
-    during the first of the products, which are all where the tiles are few (`pack-weights`).
-    """
+    """Products on transformed tiles, transforms, transformed activations through caches."""
     n = tile + 2
     tiles = batch * int(np.prod([-(-extent // tile) for extent in extents]))
-    products = n * n * ic * oc
-    multiply = 2 * products * tiles / target.flops_per_ns
-    stream = 4 * products / target.dram_bytes_per_ns
-    first = multiply if tiles <= _FEW_TILES else 0.0
-    transforms = 2 * tiles * (ic * n * n * (tile + n) + oc * tile * n * (n + tile))
-    moved = 4 * 2 * tiles * n * (ic * (tile + n) + oc * (n + tile))
+    lanes = target.lanes(4)
+    vectors = -(-ic // lanes) * lanes  # the channels of a transform are a vector, those of a product its sum
+    transforms = 2 * tiles * (vectors * n * n * (tile + n) + oc * tile * n * (n + tile))
+    moved = 4 * 2 * tiles * n * (vectors * (tile + n) + oc * (n + tile))
     return (
-        max(first, stream)
-        + (multiply - first)
+        _products_ns(n * n * ic * oc, tiles, target)
         + transforms * _TRANSFORM_COST / target.flops_per_ns
         + moved / target.cache_bytes_per_ns
     )

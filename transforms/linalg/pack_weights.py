@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 from xdsl.context import Context
-from xdsl.dialects import arith
+from xdsl.dialects import arith, tensor
 from xdsl.dialects.builtin import (
     DenseIntOrFPElementsAttr,
     DenseResourceAttr,
@@ -15,7 +15,7 @@ from xdsl.dialects.builtin import (
     TensorType,
 )
 from xdsl.dialects.linalg import ops as linalg
-from xdsl.ir import Operation
+from xdsl.ir import Block, Operation
 from xdsl.ir.affine import AffineDimExpr, AffineExpr, AffineMap
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
@@ -29,6 +29,7 @@ from stepwell.transforms.linalg.indices import linear
 from stepwell.transforms.linalg.structure import (
     contraction_operands,
     generic,
+    is_elementwise,
     maps_of,
     output_map,
     parallel_dims,
@@ -135,7 +136,8 @@ def _window_rows(op: linalg.GenericOp, other: int) -> int | None:
     window = [e for e in maps_of(op)[other].results if not isinstance(e, AffineDimExpr)]
     rows = {d for e in window for d in e.used_dims()}
     reads_all = any(d in rows and e != 1 for d, e in _extents(op).items() if d in reduction_dims(op))
-    if not reads_all and all(set(terms[0].values()) == {1} for e in window if (terms := linear(e))):
+    is_point = not reads_all and all(set(terms[0].values()) == {1} for e in window if (terms := linear(e)))
+    if is_point and not _is_written_apart(op):
         return None  # one point without a stride: all rows and columns become one dim
     sliding = [
         extent
@@ -143,6 +145,35 @@ def _window_rows(op: linalg.GenericOp, other: int) -> int | None:
         if isinstance(expr, AffineDimExpr) and expr.position in rows
     ]
     return sliding[-1] if sliding and sliding[-1] > 1 else None
+
+
+def _is_written_apart(op: linalg.GenericOp) -> bool:
+    """
+    Whether rows of the result do not become one dim although `op` reads them as one: they are written into a padded buffer, or
+    tiled as those of a window with a stride are that is added to them.
+    """
+    while True:
+        readers = {use.operation for use in op.results[0].uses}
+        if any(isinstance(reader, tensor.PadOp) and _pads_rows(reader) for reader in readers):
+            return True
+        reader = readers.pop() if len(readers) == 1 else None
+        if not isinstance(reader, linalg.GenericOp) or not is_elementwise(reader):
+            return False
+        if any(_has_strided_window(value.owner) for value in reader.inputs if value.owner is not op):
+            return True
+        op = reader
+
+
+def _pads_rows(pad: tensor.PadOp) -> bool:
+    sides = (pad.static_low.get_values(), pad.static_high.get_values())
+    return any(amount != 0 for side in sides for amount in side[:-1])
+
+
+def _has_strided_window(op: Operation | Block) -> bool:
+    if not isinstance(op, linalg.GenericOp) or (factors := contraction_operands(op)) is None:
+        return False
+    exprs = [e for k in factors for e in maps_of(op)[k].results]
+    return any(max(terms[0].values(), default=1) > 1 for e in exprs if (terms := linear(e)))
 
 
 def _extents(op: linalg.GenericOp) -> dict[int, int]:
