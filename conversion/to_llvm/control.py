@@ -1,6 +1,5 @@
 """Structured control flow as blocks: a loop-carried value is a block argument."""
 
-from math import prod
 from typing import Any
 
 from xdsl.dialects.builtin import IntegerAttr, VectorType, i32, i64
@@ -30,11 +29,11 @@ _LARGEST_PANEL = 3 << 18
 _READ_L2 = {**_READ, "hint": IntegerAttr(2, i32)}
 
 
-def _prefetch(low: FunctionLowering, block: Block) -> None:
-    """Ask for what a contraction will load from its panel: the next panel where that is known, else a few steps ahead."""
-    for op in block.ops:
-        if op.name == "vector.load" and not _prefetch_next_panel(low, op):
-            _prefetch_ahead(low, op, block.args[0])
+def _prefetch(low: FunctionLowering, loop: Any) -> None:
+    """Ask for what the contraction `loop` will load from its panel: the next part where that is known, else a few steps ahead."""
+    for op in loop.body.block.ops:
+        if op.name == "vector.load" and not _prefetch_next_panel(low, op, loop):
+            _prefetch_ahead(low, op, loop.body.block.args[0])
 
 
 def _prefetch_ahead(low: FunctionLowering, load: Any, step: SSAValue) -> None:
@@ -54,52 +53,91 @@ def _prefetch_ahead(low: FunctionLowering, load: Any, step: SSAValue) -> None:
         low.emit("intr.prefetch", (pointer,), None, _READ)
 
 
-def _prefetch_next_panel(low: FunctionLowering, load: Any) -> bool:
+def _prefetch_next_panel(low: FunctionLowering, load: Any, loop: Any) -> bool:
     """
-    Ask for this tile's share of the panel that follows in memory, a little for each row of the panel that is loaded; False where
-    `load` reads no panel, or one over which few tiles of rows go.
+    Ask for this tile's share of the panel, or of the part of a panel, that follows in memory, a little for each row that `load`
+    reads in `loop` and those around it; False where it does not read a panel row by row, or few tiles of rows go over it.
     """
     buffer, indices = low.buffer(load.operands[0]), list(load.operands[1:])
     (lanes,) = load.results[0].type.get_shape()
-    shape = load.operands[0].type.get_shape()
-    if min(shape) < 0 or shape[-1] != lanes or not all(isinstance(s, int) for s in buffer.strides):
+    if not all(isinstance(stride, int) for stride in buffer.strides):
         return False
-    found = ((axis, _tiles_of_rows(indices[axis])) for axis in reversed(range(len(shape) - 1)))
-    axis, tiles = next(((axis, tiles) for axis, tiles in found if tiles is not None), (-1, None))
-    rows = prod(shape[axis + 1 : -1])
-    if tiles is None or tiles[1] not in _TILES or rows * lanes * byte_size(buffer.element) > _LARGEST_PANEL:
+    place = low.place(buffer, [low.value(index) for index in indices])
+    factors, panel, inner = dict(place.terms), lanes, []
+    while (factor := factors.pop(_induction(low, loop), None)) is not None:
+        trips = _trips(loop)
+        if factor != panel or trips is None:
+            return False
+        inner.append((_induction(low, loop), factor))
+        panel, loop = panel * trips, loop.parent_op()
+    tiles = _tiles_around(low, loop, factors) or _tiles_of_rows(low, indices)
+    if not inner or tiles is None or panel * byte_size(buffer.element) > _LARGEST_PANEL:
         return False
     tile, number = tiles
+    if number not in _TILES:
+        return False
     share = -(-lanes // number)
-    begin = [*(low.value(index) for index in indices[: axis + 1]), *[0] * (len(shape) - axis - 1)]
-    place = low.gep_constant(low.address(buffer, begin), rows * lanes, buffer.element)
-    turn = low.emit("urem", (low.value(tile), low.integer(number)), i64)
-    place = low.gep(place, low.integer_of(low.multiply(turn, rows * share)), buffer.element)
-    row = Linear()
-    for index, stride in zip(indices[axis + 1 : -1], buffer.strides[axis + 1 : -1], strict=True):
-        row = row.plus(low.linear_of(low.value(index)).times(stride // lanes * share))  # pyright: ignore
-    place = low.gep(place, low.materialise(row), buffer.element)
-    low.emit("intr.prefetch", (place,), None, _READ_L2)
+    begin = low.point(buffer.pointer, Linear(place.constant, tuple(factors.items())), buffer.element)
+    start = low.gep_constant(begin, panel, buffer.element)
+    start = low.gep(start, low.integer_of(low.multiply(tile, panel // lanes * share)), buffer.element)
+    row = Linear(0, tuple((step, factor // lanes * share) for step, factor in inner))
+    low.emit("intr.prefetch", (low.gep(start, low.materialise(row), buffer.element),), None, _READ_L2)
     return True
 
 
-def _tiles_of_rows(panel: SSAValue) -> tuple[SSAValue, int] | None:
+def _induction(low: FunctionLowering, loop: Any) -> SSAValue | None:
+    """The new value that counts the steps of `loop`; None for what is no loop."""
+    return low.values.get(loop.body.block.args[0]) if getattr(loop, "name", "") == "scf.for" else None
+
+
+def _trips(loop: Any) -> int | None:
+    """How often the body of a loop runs that counts by ones from zero, if that is a number."""
+    first, end, step = (_number(value) for value in (loop.lb, loop.ub, loop.step))
+    return end if first == 0 and step == 1 else None
+
+
+def _tiles_around(
+    low: FunctionLowering, loop: Any, factors: dict[SSAValue, int]
+) -> tuple[SSAValue, int] | None:
     """
-    The number of the tile that a kernel is at, and how many tiles walk down the rows of one panel before those of the next, where
-    that many are known: `panel` comes of `%tile / n`, or `%tile / n1 / n2`.
+    The number of the tile that the loops are at that do not move in the panel, from `loop` outwards, and how many there are;
+    None where there is no such loop.
     """
-    value, number = panel, 1
-    while isinstance(owner := value.owner, Operation) and len(owner.operands) == 2:
-        factor = _number(owner.operands[1])
-        if factor is None or owner.name not in ("arith.divui", "arith.muli", "arith.remui"):
-            return None
-        if owner.name == "arith.muli":
-            number = 1  # what is divided afterwards is no number of a tile any more
-        elif owner.name == "arith.divui":
-            number *= factor
-        value = owner.operands[0]
-    is_loop = isinstance(value.owner, Block) and value is not panel and value.owner.parent_op() is not None
-    return (value, number) if is_loop else None
+    found, count = Linear(), 1
+    while (induction := _induction(low, loop)) is not None and induction not in factors:
+        first, end, step = (_number(value) for value in (loop.lb, loop.ub, loop.step))
+        if first != 0 or end is None or step is None:
+            break
+        at = low.emit("udiv", (induction, low.integer(step)), i64) if step > 1 else induction
+        found = found.plus(Linear(0, ((at, count),)))
+        count, loop = count * -(-end // step), loop.parent_op()
+    return (low.materialise(found), count) if count > 1 else None
+
+
+def _tiles_of_rows(low: FunctionLowering, indices: list[SSAValue]) -> tuple[SSAValue, int] | None:
+    """
+    Which tile of rows a kernel is at, and of how many, where its tiles walk down the rows of one panel before those of the next:
+    the last index that comes of the number of the tile does so by `%tile / n`, or by `%tile / n1 / n2`.
+    """
+    for panel in reversed(indices):
+        value, number = panel, 1
+        while isinstance(owner := value.owner, Operation) and owner.name in (
+            "arith.divui",
+            "arith.muli",
+            "arith.remui",
+        ):
+            factor = _number(owner.operands[1])
+            if factor is None:
+                return None
+            if owner.name == "arith.muli":
+                number = 1  # what is divided afterwards is no number of a tile any more
+            elif owner.name == "arith.divui":
+                number *= factor
+            value = owner.operands[0]
+        if value is not panel and isinstance(value.owner, Block):
+            tile = low.emit("urem", (low.value(value), low.integer(number)), i64)
+            return tile, number
+    return None
 
 
 def _number(value: SSAValue) -> int | None:
@@ -124,7 +162,7 @@ def _for(low: FunctionLowering, op: Any) -> None:
         low.unflatten_all(old.args[1:], carried)
         low.lower_ops(old, until_terminator=True)
         if low.prefetch and is_contraction and is_long:
-            _prefetch(low, old)
+            _prefetch(low, op)
         assert old.last_op is not None, "a loop ends in scf.yield"
         return low.flatten_all(old.last_op.operands)
 

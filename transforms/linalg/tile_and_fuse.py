@@ -543,6 +543,9 @@ class _Tiling:
         ):
             raise _CannotTile
         whole = _Box(tuple(box.offsets[d] for d in axes), tuple(box.sizes[d] for d in axes))
+        fill, adds = op.outputs[0], any(step_sizes[d] for d in reduction_dims(op))
+        if adds and not isinstance(fill.owner, linalg.FillOp):
+            raise _CannotTile
 
         def part(places: dict[int, Extent], sizes: dict[int, Extent], into: SSAValue) -> Operation:
             offsets = tuple(build.plus(o, places.get(d, 0)) for d, o in enumerate(box.offsets))
@@ -553,7 +556,8 @@ class _Tiling:
             type = _tile_type(op.results[0], out)
             ones = [1] * len(axes)
             cut = build.add(tensor.ExtractSliceOp(into, local, extents, ones, type))
-            self.targets[base, out] = cut.result
+            # What sums are added to part by part was filled in front of the loops.
+            self.targets[fill if adds else base, out] = cut.result
             value = self._generic(op, inner).results[0]
             return build.add(_insertion(value, into, local, extents))
 
@@ -613,6 +617,10 @@ class _Tiling:
             start = self._padded(base.owner, whole)
         else:
             start = self._tile(base, whole)
+        if adds:
+            assert isinstance(fill.owner, linalg.FillOp), "checked above"
+            first = build.add(linalg.FillOp([fill.owner.inputs[0]], [start], [start.type]))
+            first.location, start = fill.owner.location, first.results[0]
         return steps(tuple(order), {}, {}, start)
 
     def _padded(self, empty: tensor.EmptyOp, box: _Box) -> SSAValue:

@@ -1,6 +1,6 @@
 """Tiling and vectorising keep the meaning of a kernel, bit for bit on small integers, over shapes with tails."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from zlib import crc32
 
 import numpy as np
@@ -14,6 +14,7 @@ from stepwell.dialects.scf import ForallOp
 from stepwell.interpreter import interpret
 from stepwell.pipelines import resolve_pipeline, run_pipeline
 from stepwell.registry import DIALECTS
+from stepwell.targets import add_target, resolve_target
 from stepwell.verification import verify_module
 
 PASSES = ("assign-schedules", "tile-and-fuse", "vectorise")
@@ -199,6 +200,22 @@ def test_matmul(size, layout):
 def test_matmul_of_unknown_extents(size, layout):
     kernel, h = matmul(*size, layout, epilogue=size[1] % 2 == 0, dynamic=True)
     check(kernel, h, foralls=1)
+
+
+@pytest.mark.parametrize("size", [(4, 4, 12), (1, 22, 11)])
+def test_long_panels_are_walked_through_in_parts(size):
+    # Parts of 16 rows of a panel in caches this small.
+    add_target(replace(resolve_target("x86-64-v2"), name="small-caches", l1_bytes=1536, l2_bytes=16384))
+    oh, ow, ic = size
+    kernel, oc = Kernel(), 64
+    x, w = kernel.argument((oh + 2, ow + 1, ic)), kernel.argument((4, 3, 2, ic, 16))
+    b, out = kernel.argument((oc,)), kernel.argument((oh, ow, oc))
+    maps = ["h + p, w + q, i", "o floordiv 16, p, q, i, o mod 16", "h, w, o"]
+    h = kernel.generic("hwopqi", maps, [x, w], kernel.fill(kernel.empty((oh, ow, oc))), MULTIPLY_ADD, "pqi")
+    y = kernel.generic("hwo", ["h, w, o", "o", "h, w, o"], [h, b], out, "%v = arith.addf %a, %b : f32")
+    module = check(kernel, y, target="small-caches")
+    (forall,) = [op for op in module.walk() if isinstance(op, ForallOp)]
+    assert len(forall.static_step) == 1, "a tile is all rows of a panel"
 
 
 @pytest.mark.parametrize("size", [(2, 5, 17, 6), (3, 12, 64, 2), (1, 1, 40, 5)])
