@@ -676,7 +676,8 @@ def rearrange(b: Builder) -> None:
         kept = np.asarray(b.numbers.integers(0, 2, [x.shape[axis]]), bool)
         b.add("Compress", [x, b.constant(kept)], axis=axis)
     else:
-        x = b.choose(lambda v: v.dtype == np.bool_ or v.dtype == np.float32)
+        # Of a scalar the standard says (0, n), ONNX Runtime (1, n).
+        x = b.choose(lambda v: v.dtype in (np.bool_, np.float32) and v.array.ndim > 0)
         b.add("NonZero", [x])
 
 
