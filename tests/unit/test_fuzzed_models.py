@@ -56,6 +56,13 @@ MODELS: dict[str, tuple[str, dict[str, tuple[Any, list[int]]]]] = {
         "(int64[49,16] x) => (int32[16,49] y) { c = Cast <to=6> (x) y = Transpose <perm=[1,0]> (c) }",
         {"x": (I, [49, 16])},
     ),
+    # Each of the two was a version of the joined buffer without the other, and one of the two was lost.
+    "a kernel makes two parts of one concatenation": (
+        "(float[9,2,4,1] x) => (float[?,?,?,?] y, float[?,?,?,?] z) <float l = {0.1}, float h = {0.5}>"
+        "{ s = Sigmoid (x) r = Relu (s) y = MaxPool <kernel_shape=[3,1]> (r)"
+        "  c = Clip (r, l, h) z = Concat <axis=1> (r, c) }",
+        {"x": (F, [9, 2, 4, 1])},
+    ),
 }  # fmt: skip
 """What it shows: the graph in ONNX's own notation, and the type and shape of every input."""
 

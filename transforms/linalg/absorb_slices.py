@@ -84,6 +84,8 @@ class _Image:
     """A reader joins dims of a piece, which holds only while the image is no slice itself."""
     first: Operation | None = None
     """The op in front of which the buffer must exist."""
+    writers: dict[Operation, SSAValue] = field(default_factory=dict)
+    """The kernel calls that make parts of it in place, and which of its results each makes there."""
 
     @property
     def root(self) -> "_Image":
@@ -552,6 +554,7 @@ class _Host:
             start = self._producer(piece, image)
             if start is None and (start := self._second_producer(piece, image)) is not None:
                 self.also.setdefault(piece.value, []).append(place)
+                image.writers.update(self._writers(piece.value))
                 if self.order[start] < self.order[image.first]:
                     image.first = start
                 continue
@@ -570,6 +573,7 @@ class _Host:
                 start = empty
             if self.order[start] < self.order[image.first]:
                 image.first = start
+            image.writers.update(self._writers(piece.value))
             self.places[piece.value] = place
             if (inner := self.images.get(piece.value)) is not None:
                 inner.place = place
@@ -601,7 +605,7 @@ class _Host:
         joins: list[bool] = []
         if not self._read_by_kernels(value, piece, image, piece.op, joins):
             return None
-        if image.border is not None and self._is_factor(value):
+        if (image.border is not None and self._is_factor(value)) or self._clashes(value, image):
             return None
         image.collapsed |= any(joins)
         for size in piece.sizes:
@@ -619,11 +623,25 @@ class _Host:
         if not all(isinstance(o, int) for o in piece.offsets):
             return None
         sizes = [s for s in (*image.sizes, *piece.sizes) if isinstance(s, SSAValue)]
-        if not all(self._can_hoist(s, self.order[start]) for s in sizes):
+        if not all(self._can_hoist(s, self.order[start]) for s in sizes) or self._clashes(piece.value, image):
             return None
         for size in sizes:
             self._hoist(size, start)
         return start
+
+    def _writers(self, value: SSAValue) -> dict[Operation, SSAValue]:
+        """The kernel calls that write parts of `value`, and what each makes."""
+        if (inner := self.images.get(value)) is not None:
+            return inner.writers
+        writer = self._writer(value)
+        return {} if writer is None else {writer: value}
+
+    def _clashes(self, value: SSAValue, image: _Image) -> bool:
+        """
+        Whether a call that writes `value` writes another of its results to `image`: each of the two would be a version of
+        the buffer without the other.
+        """
+        return any(image.writers.get(call, made) is not made for call, made in self._writers(value).items())
 
     def _writer(self, value: SSAValue) -> Operation | None:
         """The kernel call that makes all of `value`, from nothing that was there before."""
