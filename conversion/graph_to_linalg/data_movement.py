@@ -311,9 +311,11 @@ def _clamped(low: Lowering, bound: int | SSAValue, extent: Dim, lowest: int, hig
         if bound >= 0:
             # 2^31 and more mean "to the end"
             return highest if bound >= (1 << 31) - 1 else minimum(highest, bound)
-        if bound <= -(1 << 31) + 1:
-            return lowest
-        return max(extent + bound, lowest) if isinstance(extent, int) else maximum(lowest, extent + bound)
+        if highest != extent and bound == -1:
+            return highest
+        inside = lowest if bound <= -(1 << 31) + 1 else maximum(lowest, extent + bound)
+        # The last element of an empty axis is -1, below 0.
+        return inside if highest == extent else minimum(inside, highest)
     size = low.index(extent)
     negative = low.value(arith.CmpiOp(bound, low.constant(0), "slt"))
     wrapped = low.value(arith.SelectOp(negative, low.value(arith.AddiOp(bound, size)), bound))

@@ -397,12 +397,22 @@ def slice_extent(dim: Dim, start: Dim, end: Dim, step: int) -> Dim | None:
             return None
         return maximum(minimum(at + dim if sign < 0 else at, high), low)
 
+    def last_element(at: Dim) -> Dim | None:
+        # An empty axis has none: -1, which is below 0, so the cut at the end comes last, where it is needed at all.
+        if at == -1 or (isinstance(at, int) and at >= FAR):
+            return dim - 1
+        if isinstance(at, int) and at <= -FAR:
+            return minimum(0, dim - 1)
+        if (sign := sign_of(at)) is None:
+            return None
+        return minimum(maximum(at + dim, 0) if sign < 0 else at, dim - 1)
+
     if step > 0:
         first, last = bound(start, 0, dim), bound(end, 0, dim)
         if first is None or last is None:
             return None
         return maximum(ceildiv(last - first, step), 0)
-    first, last = bound(start, 0, dim - 1), bound(end, -1, dim - 1)
+    first, last = last_element(start), bound(end, -1, dim - 1)
     if first is None or last is None:
         return None
     return maximum(ceildiv(first - last, -step), 0)

@@ -28,6 +28,11 @@ def _loses_a_nan(model: onnx.ModelProto, found: Difference) -> bool:
     return recurrent and found.got == "nan"
 
 
+def _takes_the_limit(model: onnx.ModelProto, found: Difference) -> bool:
+    gelu = any(node.op_type in ("Gelu", "FastGelu") for node in model.graph.node)
+    return gelu and found.want == "nan" and found.got in ("-0", "0")
+
+
 def _ranks_a_nan(model: onnx.ModelProto, found: Difference) -> bool:
     ranks = any(node.op_type == "TopK" for node in model.graph.node)
     return ranks and "nan" in (found.got, found.want)
@@ -80,6 +85,7 @@ KNOWN: list[tuple[str, Callable[[onnx.ModelProto, Difference], bool]]] = [
     ),
     ("the logarithm of a sum of exponentials is infinite, whatever NaN is summed too", _sums_past_a_nan),
     ("a maximum over a window, or of what is scattered, passes over a NaN", _passes_over_a_nan),
+    ("Gelu of minus infinity is its limit, 0, not the product of the infinity and 0", _takes_the_limit),
     ("where TopK puts a NaN depends on where it stands", _ranks_a_nan),
 ]
 """The reason, and whether it explains a difference."""

@@ -63,6 +63,14 @@ MODELS: dict[str, tuple[str, dict[str, tuple[Any, list[int]]]]] = {
         "  c = Clip (r, l, h) z = Concat <axis=1> (r, c) }",
         {"x": (F, [9, 2, 4, 1])},
     ),
+    # Its result had one element, read from beyond the end.
+    "a slice backwards of an axis that turns out to be empty": (
+        "(float[n] x, float[2,n] z) => (float[?] y, float[?,?] w)"
+        "<int64[1] s = {-1}, int64[1] e = {-9000000000}, int64[1] a = {0}, int64[1] p = {-1},"
+        " int64[1] t = {3}, int64[1] f = {-6}, int64[1] b = {1}, int64[1] q = {-2}>"
+        "{ y = Slice (x, s, e, a, p) w = Slice (z, t, f, b, q) }",
+        {"x": (F, [0]), "z": (F, [2, 0])},
+    ),
 }  # fmt: skip
 """What it shows: the graph in ONNX's own notation, and the type and shape of every input."""
 
