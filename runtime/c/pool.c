@@ -44,7 +44,8 @@ struct pool {
   size_t scratch_stride;
   stepwell_event *events;
   bool spin;
-  int width; /* workers and the caller */
+  int processor; /* the caller's, when the workers were last told to keep off it */
+  int width;     /* workers and the caller */
   worker workers[];
 };
 
@@ -156,6 +157,24 @@ static void wait_for_workers(pool *p) {
   atomic_store(&p->caller_sleeps, 0);
 }
 
+/* Keep the workers off the caller's processor. On a busy machine a scheduler may queue a waking worker behind its waker
+ * without a look at other processors, and there it gets its turn when the job is over (measured: two threads as slow
+ * as one). The caller's own affinity is the limit; a worker that cannot obey stays as it is. */
+static void spread(pool *p) {
+#if defined(__linux__)
+  int processor = sched_getcpu();
+  if (processor == p->processor || processor < 0) return;
+  cpu_set_t allowed;
+  if (processor >= CPU_SETSIZE || sched_getaffinity(0, sizeof allowed, &allowed)) return;
+  CPU_CLR(processor, &allowed);
+  if (CPU_COUNT(&allowed) < p->width - 1) return;
+  p->processor = processor;
+  for (int i = 1; i < p->width; i++) pthread_setaffinity_np(p->workers[i - 1].thread, sizeof allowed, &allowed);
+#else
+  (void)p;
+#endif
+}
+
 void pool_run(pool *p, stepwell_kernel kernel, void *const *buffers, const int64_t *dims, int64_t tiles, int64_t least,
               char *scratch, size_t scratch_stride, stepwell_event *events) {
   p->kernel = kernel;
@@ -170,6 +189,7 @@ void pool_run(pool *p, stepwell_kernel kernel, void *const *buffers, const int64
   uint64_t job = JOB(atomic_load(&p->state)) + 1;
   if (job >> 32) job = 1;
   if (events) events->begin_ns = now_ns();
+  spread(p);
   atomic_store(&p->state, job << 32 | OPEN);
   if (atomic_load(&p->sleepers)) futex_wake(&p->wake);
   take_chunks(p, 0);
@@ -187,6 +207,7 @@ pool *pool_create(int threads, bool spin) {
   if (!p) return NULL;
   memset(p, 0, bytes);
   p->spin = spin;
+  p->processor = -1;
   p->width = 1;
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);

@@ -136,6 +136,29 @@ def test_same_bits_for_any_number_of_threads(build, threads, spin):
         assert np.array_equal(model(x), want)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no affinity of threads")
+def test_a_worker_keeps_off_the_callers_processor(build):
+    """A scheduler may queue it behind the caller, where it helps nobody; but it stays where the caller may be."""
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) < 2:
+        pytest.skip("one processor")
+    before = set(os.listdir("/proc/self/task"))
+    model = load(build("rows"), threads=2)
+    own = min(allowed)
+    try:
+        os.sched_setaffinity(0, {own})  # of this thread only
+        model(random_rows(300))
+        (worker,) = set(os.listdir("/proc/self/task")) - before
+        assert os.sched_getaffinity(int(worker)) == {own}, "there is no other processor: left alone"
+        os.sched_setaffinity(0, allowed)
+        os.sched_setaffinity(0, {own, max(allowed)})
+        for _ in range(200):
+            assert np.array_equal(model(random_rows(300)), random_rows(300).sum(1) + np.arange(300))
+        assert os.sched_getaffinity(int(worker)) in ({own}, {max(allowed)}), "one of the two is the caller's"
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
 def test_results_of_rows(build):
     model = load(build("rows"))
     for n in (1, 2, 64, 333):
