@@ -261,12 +261,12 @@ class _Forward(Strategy):
         return True
 
 
-def _constant_of(type: Attribute, op: Operation, ctx: StepwellContext) -> Operation | None:
-    """A constant of `type`: zeros of integers, ones of floats."""
+def _constant_of(type: Attribute, op: Operation, ctx: StepwellContext, of_floats: float) -> Operation | None:
+    """A constant of `type`: zeros of integers, `of_floats` of floats."""
     element = type.element_type if isinstance(type, TensorType | VectorType) else type
     if not isinstance(element, AnyFloat | IntegerType | IndexType):
         return None
-    number = 1.0 if isinstance(element, AnyFloat) else 0
+    number = of_floats if isinstance(element, AnyFloat) else 0
     if isinstance(type, TensorType):
         if not type.has_static_shape():
             return None
@@ -283,26 +283,28 @@ def _constant_of(type: Attribute, op: Operation, ctx: StepwellContext) -> Operat
 
 
 class _Zero(Strategy):
-    """Put a constant in the place of a result."""
+    """Put a constant in the place of a result: 1, or -1 where that shows the fault and 1 does not."""
 
     name = "replace by a constant"
 
-    def places(self, module: ModuleOp) -> list[Operation]:
+    def places(self, module: ModuleOp) -> list[tuple[Operation, float]]:
         return [
-            op
+            (op, number)
             for op in module.walk()
+            for number in ((1.0, -1.0) if op.results and isinstance(op.results[0].type, AnyFloat) else (1.0,))
             if len(op.results) == 1
             and op.results[0].uses
             and op.name not in ("arith.constant", "graph.constant", "tensor.empty", "linalg.fill")
             and not op.name.startswith("llvm.")
         ]
 
-    def change_place(self, module: ModuleOp, place: Operation, ctx: StepwellContext) -> bool:
-        constant = _constant_of(place.results[0].type, place, ctx)
-        if constant is None or place.parent is None:
+    def change_place(self, module: ModuleOp, place: tuple[Operation, float], ctx: StepwellContext) -> bool:
+        op, number = place
+        constant = _constant_of(op.results[0].type, op, ctx, number)
+        if constant is None or op.parent is None:
             return False
-        place.parent.insert_op_before(constant, place)
-        place.results[0].replace_all_uses_with(constant.results[0])
+        op.parent.insert_op_before(constant, op)
+        op.results[0].replace_all_uses_with(constant.results[0])
         return True
 
 
