@@ -28,6 +28,7 @@ from stepwell.transforms.linalg.assign_schedules import register_tile
 from stepwell.transforms.linalg.indices import linear
 from stepwell.transforms.linalg.structure import (
     contraction_operands,
+    extents_of,
     generic,
     is_elementwise,
     maps_of,
@@ -99,7 +100,7 @@ def _pack(
         return False
     lanes = target.lanes(element.size)
     width = panel_width(extents[column], lanes)
-    outer = [extent for d, extent in _extents(op).items() if d in written and d not in read]
+    outer = [extent for d, extent in extents_of(op).items() if d in written and d not in read]
     if prod(outer) in _FEW_ROWS and max(outer) == prod(outer):
         width = lanes
     elif (rows := _window_rows(op, other)) is not None:
@@ -135,7 +136,7 @@ def _window_rows(op: linalg.GenericOp, other: int) -> int | None:
     assert isinstance(output, TensorType)
     window = [e for e in maps_of(op)[other].results if not isinstance(e, AffineDimExpr)]
     rows = {d for e in window for d in e.used_dims()}
-    reads_all = any(d in rows and e != 1 for d, e in _extents(op).items() if d in reduction_dims(op))
+    reads_all = any(d in rows and e != 1 for d, e in extents_of(op).items() if d in reduction_dims(op))
     is_point = not reads_all and all(set(terms[0].values()) == {1} for e in window if (terms := linear(e)))
     if is_point and not _is_written_apart(op):
         return None  # one point without a stride: all rows and columns become one dim
@@ -174,17 +175,6 @@ def _has_strided_window(op: Operation | Block) -> bool:
         return False
     exprs = [e for k in factors for e in maps_of(op)[k].results]
     return any(max(terms[0].values(), default=1) > 1 for e in exprs if (terms := linear(e)))
-
-
-def _extents(op: linalg.GenericOp) -> dict[int, int]:
-    """The extent of each iteration dim that an operand has as an axis."""
-    return {
-        expr.position: extent
-        for operand, map in zip(op.operands, maps_of(op), strict=True)
-        if isinstance(operand.type, TensorType)
-        for extent, expr in zip(operand.type.get_shape(), map.results, strict=True)
-        if isinstance(expr, AffineDimExpr)
-    }
 
 
 def panel_width(columns: int, lanes: int) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from xdsl.dialects import arith
-from xdsl.dialects.builtin import AffineMapAttr, IndexType
+from xdsl.dialects.builtin import AffineMapAttr, IndexType, TensorType
 from xdsl.dialects.linalg import ops as linalg
 from xdsl.dialects.linalg.attrs import IteratorType
 from xdsl.ir import BlockArgument, Operation, SSAValue
@@ -28,6 +28,17 @@ def maps_of(op: linalg.GenericOp) -> list[AffineMap]:
 def output_map(op: linalg.GenericOp, result: int = 0) -> AffineMap:
     """The indexing map of the `result`-th output of `op`."""
     return op.indexing_maps.data[len(op.inputs) + result].data
+
+
+def extents_of(op: linalg.GenericOp) -> dict[int, int]:
+    """The extent of each iteration dim that an operand has as an axis."""
+    return {
+        expr.position: extent
+        for operand, map in zip(op.operands, maps_of(op), strict=True)
+        if isinstance(operand.type, TensorType)
+        for extent, expr in zip(operand.type.get_shape(), map.results, strict=True)
+        if isinstance(expr, AffineDimExpr)
+    }
 
 
 def parallel_dims(op: linalg.GenericOp) -> list[int]:

@@ -17,6 +17,7 @@ from stepwell.targets import Target
 from stepwell.transforms.linalg.indices import linear, packed
 from stepwell.transforms.linalg.structure import (
     contraction_operands,
+    extents_of,
     maps_of,
     output_map,
     parallel_dims,
@@ -139,17 +140,6 @@ def step_of_channels(expand: linalg.GenericOp, target: Target) -> int:
     """Channels of the window's operand that are computed at a time: a panel of weights, or one register of them."""
     widths = [p[2] for m in maps_of(expand) for e in m.results if (p := packed(e))]
     return min(widths, default=target.lanes(element_bytes(expand.results[0])))
-
-
-def extents_of(op: linalg.GenericOp) -> dict[int, int]:
-    """The extent of each iteration dim that an operand has as an axis."""
-    return {
-        expr.position: extent
-        for operand, map in zip(op.operands, maps_of(op), strict=True)
-        if isinstance(operand.type, TensorType)
-        for extent, expr in zip(operand.type.get_shape(), map.results, strict=True)
-        if isinstance(expr, AffineDimExpr)
-    }
 
 
 def pad_behind(value: SSAValue) -> tensor.PadOp | None:
