@@ -64,11 +64,12 @@ def _prefetch_next_panel(low: FunctionLowering, load: Any, loop: Any) -> bool:
         return False
     place = low.place(buffer, [low.value(index) for index in indices])
     factors, panel, inner = dict(place.terms), lanes, []
-    while (factor := factors.pop(_induction(low, loop), None)) is not None:
-        trips = _trips(loop)
+    while (induction := _induction(low, loop)) in factors:
+        assert induction is not None, "a factor is one of a value"
+        factor, trips = factors.pop(induction), _trips(loop)
         if factor != panel or trips is None:
             return False
-        inner.append((_induction(low, loop), factor))
+        inner.append((induction, factor))
         panel, loop = panel * trips, loop.parent_op()
     tiles = _tiles_around(low, loop, factors) or _tiles_of_rows(low, indices)
     if not inner or tiles is None or panel * byte_size(buffer.element) > _LARGEST_PANEL:
