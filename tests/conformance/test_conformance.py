@@ -10,6 +10,7 @@ import pytest
 
 from tests.conformance import expectations
 from tests.conformance.families import NAMES
+from tests.conformance.running import Result
 from tests.conformance.variants import CONSTANT, PUBLISHED, SYMBOLIC, VARIANTS
 
 SAMPLE = {PUBLISHED: 25, SYMBOLIC: 100, CONSTANT: 100}
@@ -63,6 +64,30 @@ def test_expected_failures_are_tests_of_the_suite(variant):
     assert not expected.keys() - cases.keys()
     assert all(differs(cases[name], variant) for name in expected), "the variant asks nothing else of it"
     assert all(expected.values()), "an expected failure has its reason"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_only_what_draws_without_a_seed_may_pass_by_chance(variant):
+    from tests.conformance.cases import all_cases
+
+    cases = all_cases()
+    for name, reason in expectations.read(variant).items():
+        nodes = cases[name].model().graph.node
+        draws = [node for node in nodes if node.op_type in ("Bernoulli", "RandomUniformLike")]
+        unseeded = any(all(a.name != "seed" for a in node.attribute) for node in draws)
+        assert expectations.may_pass(reason) == unseeded, name
+
+
+def test_surprises():
+    """A pass is one where a failure is expected, unless it may pass by chance; a failure is one where it is not listed."""
+    expected = {"listed": "wrong: a reason", "drawn": "wrong: may pass by chance"}
+
+    def found(name, status):
+        return expectations.surprises([Result(name, "random", status, "", 0.0)], expected)
+
+    assert found("listed", "pass") == ["listed passes: take it off the list of expected failures"]
+    assert not found("listed", "wrong") and not found("drawn", "wrong") and not found("drawn", "pass")
+    assert found("other", "wrong") and not found("other", "pass")
 
 
 def test_every_element_type_that_onnxruntime_takes(request):
