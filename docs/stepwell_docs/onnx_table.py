@@ -27,7 +27,7 @@ from stepwell.compat import new_context
 from stepwell.diagnostics import exit_code_of
 from stepwell.frontends.onnx import import_onnx
 from stepwell.frontends.onnx.classical import CLASSICAL, CLASSICAL_DOMAIN
-from stepwell.frontends.onnx.contrib import CONTRIB
+from stepwell.frontends.onnx.contrib import CONTRIB, EXPERIMENTAL
 from stepwell.frontends.onnx.training import TRAINING, TRAINING_DOMAIN
 from stepwell.pipelines import resolve_pipeline, run_pipeline
 from stepwell.registry import DIALECTS
@@ -325,6 +325,10 @@ def other_domains() -> str:
         f"`{TRAINING_DOMAIN}`": TRAINING,
     }
     lists = [f"{title}: {', '.join(sorted(table))}." for title, table in tables.items()]
+    old = ", ".join(sorted(EXPERIMENTAL))
+    lists.append(
+        f"What ONNX Runtime takes in the default domain besides the standard's, or before them: {old}."
+    )
     return "\n\n".join([*lists, "Functions that a model defines itself are inlined."])
 
 

@@ -50,7 +50,7 @@ from stepwell.dialects.stepwell import DIM_NAMES_KEY
 from stepwell.errors import ImportModelError, InternalError, UnsupportedError
 from stepwell.frontends.onnx import building
 from stepwell.frontends.onnx.classical import CLASSICAL, CLASSICAL_DOMAIN
-from stepwell.frontends.onnx.contrib import CONTRIB, DEFAULT_DOMAIN
+from stepwell.frontends.onnx.contrib import contrib_rule
 from stepwell.frontends.onnx.control_flow import build_with_regions, refuse_told_ranks
 from stepwell.frontends.onnx.lengths import declared_ranks, settle_lengths
 from stepwell.frontends.onnx.padding import resolve_auto_pad
@@ -381,8 +381,8 @@ class Importer:
     def _is_known(self, node: onnx.NodeProto, domain: str, versions: Mapping[str, int]) -> bool:
         if (domain, node.op_type, node.overload) in self.functions:
             return True
-        if domain == "com.microsoft" or (not domain and node.op_type in DEFAULT_DOMAIN):
-            return node.op_type in CONTRIB or node.op_type in building.operators_of(domain)
+        if contrib_rule(node.op_type, domain, versions.get(domain, 1)) is not None:
+            return True
         if domain in _RULES_BY_DOMAIN:
             return node.op_type in _RULES_BY_DOMAIN[domain]
         if domain and node.op_type in building.operators_of(domain):
@@ -536,11 +536,10 @@ class Importer:
         return InternalError(f"{where}: {type(error).__name__}: {text}; please report this model")
 
     def _standard(self, call: Call) -> Sequence[SSAValue | None]:
-        if call.domain == "com.microsoft" or (not call.domain and call.op in DEFAULT_DOMAIN):
-            if rule := CONTRIB.get(call.op):
-                results = rule(call, self)
-                assert results is not None, "a rule of a contributed operator makes its results"
-                return list(results)
+        if rule := contrib_rule(call.op, call.domain, call.version):
+            results = rule(call, self)
+            assert results is not None, "a rule of a contributed operator makes its results"
+            return list(results)
         if call.domain and call.op in building.operators_of(call.domain):
             # An op of a plug-in: its class says what it takes.
             return self._build(call.op, call.domain, call.operands, call.attributes, call.used)

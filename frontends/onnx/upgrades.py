@@ -324,6 +324,23 @@ def _batched_scan(call: Call, emitter: Emitter) -> None:
     call.attributes |= {"body": replace(body, graph=graph), "num_scan_inputs": len(operands)}
 
 
+@_before(1 << 30, "IsInf", "IsNaN")
+def _of_wider_floats(call: Call, emitter: Emitter) -> None:
+    (data,) = call.operands
+    assert data is not None
+    if emitter.dtype(data).itemsize == 1:
+        (call.operands[0],) = emitter.emit("Cast", data, to=onnx.TensorProto.FLOAT)
+
+
+@_before(1 << 30, "RandomNormalLike", "RandomUniformLike")
+def _like_numbers(call: Call, emitter: Emitter) -> None:
+    """Only the shape counts, so what is like strings is like numbers."""
+    (data,) = call.operands
+    assert data is not None
+    if emitter.dtype(data).kind == "O":
+        call.operands = list(emitter.emit("ConstantOfShape", *emitter.emit("Shape", data)))
+
+
 @_before(1 << 30, "Scatter")
 def _scatter(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
     return emitter.emit("ScatterElements", *call.operands, **call.attributes)

@@ -1,6 +1,15 @@
 """Operators of `com.microsoft` that exporters write, expressed by operators of the standard."""
 
-from stepwell.frontends.onnx.contrib import attention, embedding, layers, quantised
-from stepwell.frontends.onnx.contrib.rules import CONTRIB, DEFAULT_DOMAIN
+from stepwell.frontends.onnx.contrib import attention, embedding, experimental, layers, quantised
+from stepwell.frontends.onnx.contrib.rules import CONTRIB, EXPERIMENTAL, contrib_rule
 
-__all__ = ["CONTRIB", "DEFAULT_DOMAIN", "attention", "embedding", "layers", "quantised"]
+__all__ = [
+    "CONTRIB",
+    "EXPERIMENTAL",
+    "attention",
+    "contrib_rule",
+    "embedding",
+    "experimental",
+    "layers",
+    "quantised",
+]

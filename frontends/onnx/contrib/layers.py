@@ -5,7 +5,7 @@ from typing import Any
 
 from xdsl.ir import SSAValue
 
-from stepwell.frontends.onnx.contrib.rules import add, contrib
+from stepwell.frontends.onnx.contrib.rules import add, contrib, experimental
 from stepwell.frontends.onnx.upgrades import Call, Emitter
 from stepwell.frontends.onnx.writing import given, operand, scalar
 
@@ -87,6 +87,7 @@ def _normalise(
     return result
 
 
+@experimental("SimplifiedLayerNormalization")
 @contrib("SimplifiedLayerNormalization")
 def _simplified_layer_norm(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
     data, scale = call.operands

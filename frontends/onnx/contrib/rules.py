@@ -1,4 +1,4 @@
-"""How the rules of `com.microsoft` are entered."""
+"""How the rules of `com.microsoft` are entered, and of what ONNX Runtime takes in the default domain besides the standard."""
 
 from collections.abc import Callable
 
@@ -9,8 +9,10 @@ from stepwell.frontends.onnx.upgrades import Emitter, Rule
 CONTRIB: dict[str, Rule] = {}
 """Operator name to the rule that returns its results. Some appear in the default domain too."""
 
-DEFAULT_DOMAIN = {"SimplifiedLayerNormalization"}
-"""Those of them that ONNX Runtime writes into the default domain."""
+EXPERIMENTAL: dict[str, tuple[int, Rule]] = {}
+"""The same in the default domain, with the opset from which the standard has an operator of that name."""
+
+NEVER = 1 << 30
 
 
 def contrib(*ops: str) -> Callable[[Rule], Rule]:
@@ -19,6 +21,22 @@ def contrib(*ops: str) -> Callable[[Rule], Rule]:
         return rule
 
     return enter
+
+
+def experimental(*ops: str, until: int = NEVER) -> Callable[[Rule], Rule]:
+    def enter(rule: Rule) -> Rule:
+        EXPERIMENTAL.update(dict.fromkeys(ops, (until, rule)))
+        return rule
+
+    return enter
+
+
+def contrib_rule(op: str, domain: str, version: int) -> Rule | None:
+    """The rule of an operator that no standard defines at this opset."""
+    if domain == "com.microsoft":
+        return CONTRIB.get(op)
+    end, rule = EXPERIMENTAL.get(op, (0, None))
+    return rule if not domain and version < end else None
 
 
 def add(emitter: Emitter, *values: SSAValue | None) -> SSAValue:

@@ -10,6 +10,7 @@ import pytest
 from graph_runner import run_with_onnxruntime
 from onnx import helper
 
+import stepwell
 from stepwell.compat import new_context
 from stepwell.frontends.onnx import import_onnx
 from stepwell.registry import DIALECTS
@@ -231,3 +232,49 @@ def test_contrib_operator_means_what_onnx_runtime_computes(name: str) -> None:
     got, want = run_ours(model, inputs), run_ort(model, inputs)
     # ONNX Runtime approximates erf and tanh in these operators.
     np.testing.assert_allclose(got[0], want[0], rtol=1e-4, atol=1e-5)
+
+
+_IMAGES = {"x": ramp(2, 3, 4, 5)}
+EXPERIMENTAL_CASES = {
+    "affine": ("Affine", {"alpha": 2.0, "beta": 0.5}),
+    "scale": ("Scale", {"scale": 3.0}),
+    "image_scaler": ("ImageScaler", {"scale": 0.5, "bias": [1.0, 2.0, 3.0]}),
+    "scaled_tanh": ("ScaledTanh", {"alpha": 2.0, "beta": 0.1}),
+    "parametric_softplus": ("ParametricSoftplus", {"alpha": 2.0, "beta": 0.1}),
+    "crop": ("Crop", {"border": [1, 0, 2, 1]}),
+    "crop_to_a_size": ("Crop", {"border": [1, 1, 0, 0], "scale": [2, 3]}),
+    "thresholded_relu": ("ThresholdedRelu", {"alpha": 0.5}),
+    "normalised_channels": ("MeanVarianceNormalization", {}),
+    "normalised_images": ("MeanVarianceNormalization", {"across_channels": 1}),
+    "centred": ("MeanVarianceNormalization", {"normalize_variance": 0}),
+}
+
+
+@pytest.mark.parametrize("opset", [1, 7])
+@pytest.mark.parametrize("name", EXPERIMENTAL_CASES)
+def test_experimental_operator_means_what_onnx_runtime_computes(name: str, opset: int) -> None:
+    op, attributes = EXPERIMENTAL_CASES[name]
+    model = model_of([node(op, "x", **attributes)], _IMAGES, ["y"], opset)
+    got, want = run_ours(model, _IMAGES), run_ort(model, _IMAGES)
+    np.testing.assert_allclose(got[0], want[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("op", ["IsNaN", "IsInf"])
+@pytest.mark.parametrize("kind", ["FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ"])
+def test_what_is_no_number_among_eight_bits(op: str, kind: str) -> None:
+    inputs = {"x": np.array([1.0, np.nan, np.inf, -np.inf, 0.0], np.float32)}
+    nodes = [
+        helper.make_node("Cast", ["x"], ["e"], to=getattr(onnx.TensorProto, kind), saturate=0),
+        helper.make_node(op, ["e"], ["y"]),
+    ]
+    model = model_of(nodes, inputs, ["y"], 20)
+    (got,), (want,) = run_ours(model, inputs), run_ort(model, inputs)
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("op", ["RandomNormalLike", "RandomUniformLike"])
+def test_numbers_of_the_shape_of_strings(op: str) -> None:
+    inputs = {"x": np.array([["a", "b", "c"]], object)}
+    model = model_of([node(op, "x", dtype=1)], inputs, ["y"], 20)
+    (got,) = stepwell.compile(model).run(inputs).values()
+    assert got.shape == (1, 3) and got.dtype == np.float32 and len(np.unique(got)) == 3
