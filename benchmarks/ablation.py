@@ -35,6 +35,7 @@ SWITCHES: dict[str, dict[str, dict[str, Any] | None]] = {
     "row factors": {"move-row-factors": None},
     "slices in kernels": {"absorb-slices": None},
     "in place": {"plan-memory": {"in_place": False}},
+    "merged products": {"merge-products": None},
     "prefetch": {"kernels-to-llvm": {"prefetch": False}},
 }
 """Optimisation to the passes that are left out (None) or run with other options."""

@@ -45,7 +45,7 @@ PIPELINES: dict[str, str] = {
         infer-shapes, fold-constants, simplify-graph, cse, dce
     """,
     "graph-O2": "graph-O1, assign-layouts, fold-transposes, fold-constants, simplify-graph, cse, dce",
-    "graph-O3": "graph-O2, choose-convolution",
+    "graph-O3": "graph-O2, choose-convolution, merge-products",
     "tensor-O0": "graph-to-linalg, dce",
     "tensor-O1": "graph-to-linalg, cse, fold-unit-reshapes, fuse-elementwise, dce",
     "tensor-O2": """
@@ -82,6 +82,8 @@ ORDER: dict[tuple[str, str], str] = {
     ("fold-sequences", "graph-to-linalg"): "an element in a sequence is a copy of a tensor",
     ("fold-batch-norm", "assign-layouts"): "it reads weights in the order of the model",
     ("fold-constants", "choose-convolution"): "Winograd's algorithm transforms constant filters",
+    ("fold-constants", "merge-products"): "products are merged by their constant factors",
+    ("merge-products", "graph-to-linalg"): "the merged product is lowered as any other, its parts as slices",
     ("choose-convolution", "graph-to-linalg"): "each algorithm is lowered in its own way",
     ("fold-transposes", "graph-to-linalg"): "composed transposes are one kernel",
     ("graph-to-linalg", "fuse-elementwise"): "fusion merges bodies of linalg.generic",

@@ -46,6 +46,7 @@ PASSES: dict[str, Any] = {
     "fold-transposes": f"{_GRAPH}.fold_transposes:FoldTransposesPass",
     "graph-decompose": f"{_GRAPH}.graph_decompose:GraphDecomposePass",
     "infer-shapes": f"{_GRAPH}.infer_shapes:InferShapesPass",
+    "merge-products": f"{_GRAPH}.merge_products:MergeProductsPass",
     "record-signature": f"{_GRAPH}.record_signature:RecordSignaturePass",
     "simplify-graph": f"{_GRAPH}.simplify_graph:SimplifyGraphPass",
     "specialise-dims": f"{_GRAPH}.specialise_dims:SpecialiseDimsPass",

@@ -19,8 +19,10 @@ from stepwell.transforms.graph.fold_constants import FoldConstantsPass
 from stepwell.transforms.graph.fold_transposes import FoldTransposesPass
 from stepwell.transforms.graph.graph_decompose import GraphDecomposePass
 from stepwell.transforms.graph.infer_shapes import InferShapesPass
+from stepwell.transforms.graph.merge_products import MergeProductsPass
 from stepwell.transforms.graph.simplify_graph import SimplifyGraphPass
 from stepwell.transforms.graph.specialise_dims import SpecialiseDimsPass
+from stepwell.transforms.set_target import SetTargetPass
 
 
 class RandomProgram:
@@ -121,6 +123,82 @@ def test_simplification_ends_where_it_says() -> None:
         names = [op.ONNX_NAME for op in program.module.walk() if isinstance(op, GraphOp)]
         assert "Identity" not in names
         assert "Cast" not in names
+
+
+def _merge(program: RandomProgram, names: list[str]) -> list[str]:
+    """Merge the products of `program`, which must keep every bit; the operators of `names` that are left."""
+    SetTargetPass("x86-64-v4").apply(program.ctx, program.module)
+    x = np.random.default_rng(0).integers(-3, 4, (2, 3, 4)).astype(np.float32)
+    before = interpret(program.module, [x], resources=program.ctx.resources)
+    MergeProductsPass().apply(program.ctx, program.module)
+    program.module.verify()
+    after = interpret(program.module, [x], resources=program.ctx.resources)
+    for old, new in zip(before, after, strict=True):
+        assert old.shape == new.shape and old.tobytes() == new.tobytes()
+    ops = [op.ONNX_NAME for op in program.module.walk() if isinstance(op, GraphOp)]
+    return [name for name in ops if name in names]
+
+
+@pytest.mark.parametrize("symbolic", [False, True], ids=["static", "symbolic"])
+def test_merged_products_keep_every_bit(symbolic: bool) -> None:
+    """Products of one tensor with rows to add or without, of many columns or few, beside those that may not be merged."""
+    for seed in range(8):
+        program = _unfinished(seed, symbolic)
+        rng = program.rng
+        x = program.emit("Concat", *[program.block.args[0]] * 24, axis=2)
+        outputs: list[SSAValue] = []
+        for _ in range(rng.integers(2, 5)):
+            columns = int(rng.integers(50, 200) if symbolic else rng.integers(300, 600))
+            weights = rng.integers(-2, 3, (96, columns)).astype(np.float32)
+            y = program.emit("MatMul", x, program.constant(weights))
+            if rng.integers(2):
+                row = rng.integers(-2, 3, [(columns,), (1, columns), (1,)][rng.integers(3)]).astype(
+                    np.float32
+                )
+                y = program.emit("Add", *[y, program.constant(row)][:: rng.choice([1, -1])])
+            outputs.append(program.emit("Transpose", y, perm=[0, 2, 1]))
+        other = program.emit(
+            "MatMul", program.emit("Neg", x), program.constant(np.ones((96, 300), np.float32))
+        )
+        _return(program, [*outputs, program.emit("Transpose", other, perm=[2, 0, 1])])
+        assert _merge(program, ["MatMul", "Split"]) == ["MatMul", "Split", "MatMul"]
+
+
+def test_products_with_factors_are_merged() -> None:
+    for transposed in (0, 1):
+        program = _unfinished(0, symbolic=False)
+        rng = program.rng
+        x = program.emit("Reshape", program.block.args[0], program.constant(np.array([1, 24])))
+        x = program.emit("Concat", *[x] * 8, axis=0 if transposed else 1)
+        outputs: list[SSAValue] = []
+        depth = 8 if transposed else 192
+        for columns, row in ((500, None), (260, (260,)), (700, (1, 700)), (900, (1,))):
+            weights = rng.integers(-2, 3, (columns, depth)).astype(np.float32)
+            operands = [x, program.constant(weights)]
+            if row is not None:
+                operands.append(program.constant(rng.integers(-2, 3, row).astype(np.float32)))
+            y = program.emit("Gemm", *operands, alpha=0.5, beta=2.0, trans_a=transposed, trans_b=1)
+            outputs.append(program.emit("Transpose", y, perm=[1, 0]))
+        _return(program, outputs)
+        assert _merge(program, ["Gemm", "Split"]) == ["Gemm", "Split"]
+
+
+def _unfinished(seed: int, symbolic: bool) -> RandomProgram:
+    """A random program whose results are not yet chosen."""
+    program = RandomProgram(seed, symbolic)
+    last = program.block.last_op
+    assert last is not None
+    program.block.erase_op(last)
+    return program
+
+
+def _return(program: RandomProgram, outputs: list[SSAValue]) -> None:
+    """Make `outputs` the results of `program`."""
+    function = program.block.parent_op()
+    assert isinstance(function, FuncOp)
+    program.block.add_op(ReturnOp(*outputs))
+    inputs = [a.type for a in program.block.args]
+    function.properties["function_type"] = FunctionType.from_lists(inputs, [v.type for v in outputs])
 
 
 def test_batch_norm_folds_into_every_layer() -> None:
