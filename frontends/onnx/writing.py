@@ -22,6 +22,10 @@ def ints(emitter: Emitter, *values: int) -> SSAValue:
     return emitter.constant(np.array(values, np.int64))
 
 
+def integer(emitter: Emitter, value: int) -> SSAValue:
+    return emitter.constant(np.array(value, np.int64))
+
+
 def scalar(emitter: Emitter, like: SSAValue, value: float) -> SSAValue:
     return emitter.constant(np.array(value, emitter.dtype(like)))
 
@@ -46,6 +50,11 @@ def given(call: Call, place: int) -> SSAValue | None:
 def extent(emitter: Emitter, value: SSAValue, axis: int) -> SSAValue:
     """One extent as a list of one."""
     return one(emitter, "Shape", value, start=axis, end=axis + 1)
+
+
+def counting(emitter: Emitter, count: SSAValue, start: SSAValue | None = None) -> SSAValue:
+    """`start, start + 1, ...` up to `count`, both scalars of int64."""
+    return one(emitter, "Range", start or integer(emitter, 0), count, integer(emitter, 1))
 
 
 def reshape(emitter: Emitter, value: SSAValue, *extents: int) -> SSAValue:

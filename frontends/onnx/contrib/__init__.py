@@ -1,6 +1,15 @@
 """Operators of `com.microsoft` that exporters write, expressed by operators of the standard."""
 
-from stepwell.frontends.onnx.contrib import attention, embedding, experimental, layers, quantised
+from stepwell.frontends.onnx.contrib import (
+    attention,
+    embedding,
+    experimental,
+    experts,
+    layers,
+    movement,
+    quantised,
+    recurrence,
+)
 from stepwell.frontends.onnx.contrib.rules import CONTRIB, EXPERIMENTAL, contrib_rule
 
 __all__ = [
@@ -10,6 +19,9 @@ __all__ = [
     "contrib_rule",
     "embedding",
     "experimental",
+    "experts",
     "layers",
+    "movement",
     "quantised",
+    "recurrence",
 ]

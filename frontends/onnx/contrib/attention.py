@@ -12,6 +12,7 @@ from stepwell.frontends.onnx.contrib.rules import add, contrib
 from stepwell.frontends.onnx.upgrades import Call, Emitter
 from stepwell.frontends.onnx.writing import (
     cast,
+    counting,
     cut,
     extent,
     given,
@@ -44,11 +45,6 @@ def _merged(emitter: Emitter, value: SSAValue) -> SSAValue:
     return reshape(emitter, transpose(emitter, value, 0, 2, 1, 3), 0, 0, -1)
 
 
-def _counting(emitter: Emitter, count: SSAValue, start: SSAValue | None = None) -> SSAValue:
-    """`start, start + 1, ...` up to `count`, both scalars of int64."""
-    return one(emitter, "Range", start or emitter.constant(np.array(0)), count, emitter.constant(np.array(1)))
-
-
 def _length(emitter: Emitter, value: SSAValue, axis: int) -> SSAValue:
     """An extent as a scalar."""
     return squeeze(emitter, extent(emitter, value, axis), 0)
@@ -73,8 +69,8 @@ def _mask_bias(emitter: Emitter, keep: SSAValue, like: SSAValue, value: float) -
 def _causal(emitter: Emitter, q: SSAValue, k: SSAValue, value: float) -> SSAValue:
     """The bias that hides from the last positions of `k`, which are those of `q`, what comes after each."""
     total, own = _length(emitter, k, 2), _length(emitter, q, 2)
-    rows = unsqueeze(emitter, _counting(emitter, total, one(emitter, "Sub", total, own)), 1)
-    seen = one(emitter, "LessOrEqual", unsqueeze(emitter, _counting(emitter, total), 0), rows)
+    rows = unsqueeze(emitter, counting(emitter, total, one(emitter, "Sub", total, own)), 1)
+    seen = one(emitter, "LessOrEqual", unsqueeze(emitter, counting(emitter, total), 0), rows)
     return _mask_bias(emitter, seen, q, value)
 
 
@@ -87,7 +83,7 @@ def _padding(call: Call, emitter: Emitter, mask: SSAValue, k: SSAValue, like: SS
             raise emitter.missing(
                 call, f"a mask of {extents} lengths for a batch of {batch}", "mask by 0 and 1"
             )
-        places = unsqueeze(emitter, _counting(emitter, _length(emitter, k, 2)), 0)
+        places = unsqueeze(emitter, counting(emitter, _length(emitter, k, 2)), 0)
         keep = one(emitter, "Less", places, unsqueeze(emitter, cast(emitter, mask, np.int64), 1))
     elif rank in (2, 3):
         keep = cast(emitter, mask, np.bool_)
@@ -219,7 +215,7 @@ def _rotary_embedding(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
             heads = _width(call, emitter, x) // (turned or 2 * _width(call, emitter, cos))
         four = _heads(emitter, x, heads)
     if len(emitter.shape(places)) == 1:  # the position of the first
-        counts = _counting(emitter, _length(emitter, four, 2))
+        counts = counting(emitter, _length(emitter, four, 2))
         shape = one(emitter, "Concat", extent(emitter, four, 0), extent(emitter, four, 2), axis=0)
         places = one(emitter, "Expand", unsqueeze(emitter, add(emitter, counts, places), 0), shape)
     result = _turned(emitter, four, cos, sin, places, attributes.get("interleaved", 0), turned)
@@ -270,7 +266,7 @@ def _group_query_attention(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
     start = one(emitter, "Max", start, emitter.constant(np.array(0)))
     if past[0] is None:
         start = one(emitter, "Mul", start, emitter.constant(np.array(0)))
-    places = one(emitter, "Add", start, unsqueeze(emitter, _counting(emitter, count), 0))
+    places = one(emitter, "Add", start, unsqueeze(emitter, counting(emitter, count), 0))
     if attributes.get("do_rotary", 0):
         turns = places if given(call, 9) is None else operand(call, 9)
         cos, sin, how = operand(call, 7), operand(call, 8), attributes.get("rotary_interleaved", 0)
@@ -296,7 +292,7 @@ def _remembered(
     """
     held = extent(emitter, past[0], 2)
     length = squeeze(emitter, one(emitter, "Max", held, total), 0)
-    place = unsqueeze(emitter, _counting(emitter, length), 0)
+    place = unsqueeze(emitter, counting(emitter, length), 0)
     own = one(emitter, "Sub", place, start)
     zero = emitter.constant(np.array(0))
     used = one(emitter, "Less", own, count)
@@ -331,7 +327,7 @@ def _grouped(
         one(emitter, "Concat", extent(emitter, q, 0), ints(emitter, shared, group), extent(emitter, q, 2),
             ints(emitter, width), axis=0),
     )  # fmt: skip
-    key_places = reshape(emitter, _counting(emitter, _length(emitter, k, 2)), 1, 1, -1)
+    key_places = reshape(emitter, counting(emitter, _length(emitter, k, 2)), 1, 1, -1)
     own = unsqueeze(emitter, places, 2)
     keep = one(emitter, "LessOrEqual", key_places, own)
     if (window := attributes.get("local_window_size", -1)) > 0:

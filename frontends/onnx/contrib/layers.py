@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import onnx
 from xdsl.ir import SSAValue
 
 from stepwell.frontends.onnx.contrib.rules import add, contrib, experimental
 from stepwell.frontends.onnx.upgrades import Call, Emitter
-from stepwell.frontends.onnx.writing import given, operand, scalar
+from stepwell.frontends.onnx.writing import cast, given, ints, one, operand, scalar, unsqueeze
 
 
 def _same(*ops: str, **defaults: Any) -> None:
@@ -114,7 +116,7 @@ _ACTIVATIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-def _activate(call: Call, emitter: Emitter, data: SSAValue, parameters: Sequence[float]) -> SSAValue:
+def activate(call: Call, emitter: Emitter, data: SSAValue, parameters: Sequence[float]) -> SSAValue:
     name = call.attributes.get("activation", "")
     if not name:
         return data
@@ -133,7 +135,7 @@ def _fused_conv(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
     plain = {name: value for name, value in call.attributes.items() if name not in own}
     (result,) = emitter.emit("Conv", *call.operands[:3], **plain)
     result = add(emitter, result, given(call, 3))
-    return [_activate(call, emitter, result, call.attributes.get("activation_params", []))]
+    return [activate(call, emitter, result, call.attributes.get("activation_params", []))]
 
 
 @contrib("FusedGemm")
@@ -141,4 +143,96 @@ def _fused_gemm(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
     plain = {name: value for name, value in call.attributes.items() if not name.startswith("activation")}
     (result,) = emitter.emit("Gemm", *call.operands, **plain)
     names = ("activation_alpha", "activation_beta")
-    return [_activate(call, emitter, result, [call.attributes[n] for n in names if n in call.attributes])]
+    return [activate(call, emitter, result, [call.attributes[n] for n in names if n in call.attributes])]
+
+
+# cdist(a, b)[i, j] = |a[i] - b[j]|^2
+@contrib("CDist")
+def _distances(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
+    metric = call.attributes.get("metric", "sqeuclidean")
+    if metric not in ("sqeuclidean", "euclidean"):
+        raise emitter.missing(call, f"the metric {metric!r}", "use euclidean or sqeuclidean")
+    left, right = unsqueeze(emitter, operand(call), 1), unsqueeze(emitter, operand(call, 1), 0)
+    apart = one(emitter, "Sub", left, right)
+    result = one(emitter, "ReduceSumSquare", apart, ints(emitter, 2), keepdims=0)
+    return [one(emitter, "Sqrt", result) if metric == "euclidean" else result]
+
+
+@contrib("MatMulInteger16")
+def _product_of_shorts(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
+    sides = (cast(emitter, operand(call, place), np.int32) for place in (0, 1))
+    return emitter.emit("MatMul", *sides)
+
+
+@contrib("ConvTransposeWithDynamicPads")
+def _transposed_convolution(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
+    plain, pads = dict(call.attributes), given(call, 2)
+    if pads is not None:
+        value = emitter.value(pads)
+        if value is None:
+            raise emitter.missing(call, "pads known only when run", "make them an initializer")
+        plain["pads"] = value.reshape(-1).tolist()
+    return emitter.emit("ConvTranspose", operand(call), operand(call, 1), given(call, 3), **plain)
+
+
+@contrib("Inverse")
+def _inverse(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
+    x = operand(call)
+    kind = emitter.dtype(x)
+    wide = cast(emitter, x, np.float32 if kind.itemsize == 2 else kind)
+    real = "double" if kind == np.float64 else "float"
+    body = onnx.parser.parse_function(_INVERSE.replace("REAL", real))
+    return [cast(emitter, value, kind) for value in emitter.inline(body, wide)]
+
+
+# Gauss and Jordan with partial pivoting on [x | 1]: step i makes column i that of the unit matrix.
+_INVERSE = """<domain: "stepwell.local", opset_import: ["": 21]> inverse (x) => (y) {
+    zero = Constant <value_int = 0> ()
+    one = Constant <value_int = 1> ()
+    last = Constant <value_ints = [-1]> ()
+    middle = Constant <value_ints = [1]> ()
+    yes = Constant <value = bool {1}> ()
+    shape = Shape (x)
+    side = Shape <start = -1> (x)
+    flat = Concat <axis = 0> (last, side, side)
+    matrices = Reshape (x, flat)
+    square = Concat <axis = 0> (side, side)
+    blank = ConstantOfShape (square)
+    unit = EyeLike <k = 0> (blank)
+    like = CastLike (unit, x)
+    all = Shape (matrices)
+    units = Expand (like, all)
+    start = Concat <axis = 2> (matrices, units)
+    count = Squeeze (side)
+    rows = Range (zero, count, one)
+    double = Add (side, side)
+    end = Loop (count, yes, start) <body = step (int64 i, bool go, REAL[b, n, m] r) => (bool on, REAL[b, n, m] s) {
+        on = Identity (go)
+        column = Gather <axis = 2> (r, i)
+        sizes = Abs (column)
+        done = Less (rows, i)
+        none = CastLike (last, r)
+        free = Where (done, none, sizes)
+        pivot = ArgMax <axis = 1, keepdims = 1> (free)
+        here = Equal (rows, i)
+        there = Equal (rows, pivot)
+        kept = Where (there, i, rows)
+        order = Where (here, pivot, kept)
+        index = Unsqueeze (order, last)
+        swapped = GatherND <batch_dims = 1> (r, index)
+        own = Gather <axis = 1> (swapped, i)
+        corner = Gather <axis = 1> (own, i)
+        below = Unsqueeze (corner, last)
+        scaled = Div (own, below)
+        line = Unsqueeze (scaled, middle)
+        factors = Gather <axis = 2> (swapped, i)
+        factor = Unsqueeze (factors, last)
+        part = Mul (factor, line)
+        rest = Sub (swapped, part)
+        chosen = Unsqueeze (here, last)
+        s = Where (chosen, line, rest)
+    }>
+    two = Constant <value_ints = [2]> ()
+    right = Slice (end, side, double, two)
+    y = Reshape (right, shape)
+}"""

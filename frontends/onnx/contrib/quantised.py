@@ -6,9 +6,23 @@ from typing import Any
 import numpy as np
 from xdsl.ir import SSAValue
 
+from stepwell.frontends.onnx.contrib.layers import activate
 from stepwell.frontends.onnx.contrib.rules import add, contrib
 from stepwell.frontends.onnx.upgrades import Call, Emitter
-from stepwell.frontends.onnx.writing import cast, given, ints, one, operand, scalar, transpose
+from stepwell.frontends.onnx.writing import (
+    cast,
+    cut,
+    extent,
+    given,
+    ints,
+    one,
+    operand,
+    reshape,
+    scalar,
+    squeeze,
+    transpose,
+    unsqueeze,
+)
 
 
 def _real(call: Call, emitter: Emitter, place: int) -> SSAValue:
@@ -152,12 +166,12 @@ def _matmul_of_few_bits(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
     if packed.size != rows * blocks * block * bits // 8 or scales.size != rows * blocks:
         why = f"{packed.size} bytes and {scales.size} scales for {rows} rows of {blocks} blocks of {block}"
         raise emitter.error(call, why, "export the model again")
-    numbers = _unpacked(packed.reshape(rows, -1), bits)[:, : blocks * block]
+    numbers = unpacked(packed.reshape(rows, -1), bits)[:, : blocks * block]
     scale = scales.astype(np.float32).reshape(rows, blocks)
     if zeros is None:
         point = np.full((rows, blocks), 1 << (bits - 1), np.float32)
     elif zeros.dtype == np.uint8:
-        point = _unpacked(zeros.reshape(rows, -1), bits)[:, :blocks]
+        point = unpacked(zeros.reshape(rows, -1), bits)[:, :blocks]
     else:
         point = zeros.astype(np.float32).reshape(rows, blocks)
     place = np.arange(depth) // block if group is None else group.reshape(-1)[:depth].astype(np.int64)
@@ -169,11 +183,116 @@ def _matmul_of_few_bits(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
     return [add(emitter, one(emitter, "MatMul", a, emitter.constant(weights)), given(call, 5))]
 
 
-def _unpacked(data: np.ndarray, bits: int) -> np.ndarray:
+def unpacked(data: np.ndarray, bits: int) -> np.ndarray:
     """The numbers of a few bits each in the bytes of each row, the lower ones first."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     numbers = (data.astype(np.uint8)[..., None] >> shifts) & ((1 << bits) - 1)
-    return numbers.reshape(data.shape[0], -1).astype(np.float32)
+    return numbers.reshape(*data.shape[:-1], -1).astype(np.float32)
+
+
+_FP4 = (0.0, 0.0052083333, 2 / 3, 1.0, 1 / 3, 0.5, 1 / 6, 0.25)
+_NF4 = (
+    -1.0, -0.6961928, -0.52507305, -0.3949175, -0.28444138, -0.18477343, -0.09105004, 0.0,
+    0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0,
+)  # fmt: skip
+_BNB4 = {0: np.array([*_FP4, *(-value for value in _FP4)], np.float32), 1: np.array(_NF4, np.float32)}
+"""What each code of four bits stands for, by `quant_type`."""
+
+
+# B holds the codes of a matrix [N, K] in one row, the upper four bits of a byte first; absmax[i] scales block i of it.
+@contrib("MatMulBnb4")
+def _matmul_of_codes(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
+    attributes, a = call.attributes, operand(call)
+    packed, scales = (emitter.value(operand(call, place)) for place in (1, 2))
+    if packed is None or scales is None:
+        raise emitter.missing(call, "weights that are not constants", "make them initializers")
+    if not attributes.get("transB", 1):
+        raise emitter.missing(call, "the product with the matrix itself", "export for inference")
+    rows, depth, block = attributes["N"], attributes["K"], attributes["block_size"]
+    size, table = rows * depth, _BNB4.get(attributes["quant_type"])
+    if table is None or block < 1 or packed.size != -(-size // 2) or scales.size != -(-size // block):
+        why = f"{packed.size} bytes and {scales.size} scales for {rows} rows of {depth} in blocks of {block}"
+        raise emitter.error(call, why, "export the model again")
+    codes = np.stack([packed.reshape(-1) >> 4, packed.reshape(-1) & 15], axis=1).reshape(-1)[:size]
+    real = table[codes] * np.repeat(scales.astype(np.float32).reshape(-1), block)[:size]
+    weights = np.ascontiguousarray(real.reshape(rows, depth).T).astype(emitter.dtype(a))
+    return [one(emitter, "MatMul", a, emitter.constant(weights))]
+
+
+# gather(dequantise(data)), the places out of range zero; the numbers of data are 4 or 8 bits wide
+@contrib("GatherBlockQuantized")
+def _gather_quantised(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
+    attributes, data, scales = call.attributes, operand(call), operand(call, 2)
+    kind, rank = emitter.dtype(data), len(emitter.shape(data))
+    axis = attributes.get("gather_axis", 0) % rank
+    along = attributes.get("quantize_axis", 1) % rank
+    block, bits = attributes.get("block_size", 128), attributes.get("bits", 4)
+    packed = kind == np.uint8
+    if packed and (axis != 0 or bits not in (2, 4, 8)):
+        raise emitter.missing(call, f"{bits} bits along axis {axis}", "gather 2, 4 or 8 bits along axis 0")
+    if axis == along:
+        raise emitter.missing(call, "blocks along the axis of the indices", "quantise along another axis")
+    count = extent(emitter, data, axis)
+    places = cast(emitter, operand(call, 1), np.int64)
+    if not packed:
+        data = cast(emitter, data, np.int8 if kind.kind in "iu" or kind.name.endswith("int4") else np.float32)
+    added = len(emitter.shape(places)) - 1
+    behind = along if along < axis else along + added
+    valid, index = _within(emitter, places, squeeze(emitter, count, 0))
+    values = one(emitter, "Gather", data, index, axis=axis)
+    if packed and bits < 8:
+        values = _unpacked_last(emitter, values, bits)
+    depth, wide = emitter.shape(values)[behind], emitter.dtype(scales)
+    if not isinstance(depth, int):
+        raise emitter.missing(call, "data of unknown extent", "make it an initializer")
+    groups = emitter.constant(np.arange(depth) // (block or depth))
+
+    def per_block(table: SSAValue, last: int | None = None) -> SSAValue:
+        """A table of blocks as numbers for the gathered values."""
+        own = emitter.shape(table)[axis]
+        taken = (
+            one(emitter, "Gather", table, index, axis=axis)
+            if own != 1 or own == emitter.shape(operand(call))[axis]
+            else table
+            if not added
+            else unsqueeze(emitter, table, *range(axis + 1, axis + 1 + added))
+            if added > 0
+            else squeeze(emitter, table, axis)
+        )
+        if last is not None:
+            taken = cut(emitter, _unpacked_last(emitter, taken, bits), -1, 0, last)
+        return one(emitter, "Gather", cast(emitter, taken, np.float32), groups, axis=behind)
+
+    values, zero = cast(emitter, values, np.float32), given(call, 3)
+    if zero is not None:
+        last = emitter.shape(scales)[-1]
+        assert isinstance(last, int)
+        if not packed:
+            zero = cast(emitter, zero, np.int8)
+        values = one(emitter, "Sub", values, per_block(zero, last if packed and bits < 8 else None))
+    elif packed:
+        values = one(emitter, "Sub", values, scalar(emitter, values, 1 << (bits - 1)))
+    real = cast(emitter, one(emitter, "Mul", values, per_block(scales)), wide)
+    around = len(emitter.shape(values)) - axis - added - 1
+    if around:
+        valid = unsqueeze(emitter, valid, *range(added + 1, added + 1 + around))
+    return [one(emitter, "Where", valid, real, scalar(emitter, real, 0.0))]
+
+
+def _within(emitter: Emitter, places: SSAValue, count: SSAValue) -> tuple[SSAValue, SSAValue]:
+    """Which indices are in range, and the indices with 0 for the others."""
+    low = one(emitter, "GreaterOrEqual", places, one(emitter, "Neg", count))
+    valid = one(emitter, "And", low, one(emitter, "Less", places, count))
+    return valid, one(emitter, "Where", valid, places, emitter.constant(np.array(0)))
+
+
+def _unpacked_last(emitter: Emitter, value: SSAValue, bits: int) -> SSAValue:
+    """The numbers of a few bits in bytes, as bytes of their own along the last axis."""
+    rank = len(emitter.shape(value))
+    shifts = emitter.constant(np.arange(0, 8, bits, dtype=np.uint8))
+    mask = emitter.constant(np.array((1 << bits) - 1, np.uint8))
+    moved = one(emitter, "BitShift", unsqueeze(emitter, value, rank), shifts, direction="RIGHT")
+    return reshape(emitter, one(emitter, "BitwiseAnd", moved, mask), *[0] * (rank - 1), -1)
 
 
 # Channels last
@@ -195,6 +314,7 @@ def _channels_last(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
     if quantised:
         return [transpose(emitter, one(emitter, "QLinearConv", x, *call.operands[1:], **plain), *back)]
     # ONNX Runtime's filters of these are [out, in, height, width] all the same
-    if plain.pop("activation", "") or plain.pop("activation_params", None) or given(call, 3) is not None:
-        raise emitter.missing(call, "a fused activation or sum", "export without graph optimisations")
-    return [transpose(emitter, one(emitter, "Conv", x, *call.operands[1:3], **plain), *back)]
+    parameters = plain.pop("activation_params", [])
+    plain.pop("activation", None)
+    result = transpose(emitter, one(emitter, "Conv", x, *call.operands[1:3], **plain), *back)
+    return [activate(call, emitter, add(emitter, result, given(call, 3)), parameters)]

@@ -1,91 +1,10 @@
 """The operators of `com.microsoft`, one node each, as the interpreter of graphs sees them, against ONNX Runtime."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
-from onnx import helper
-
-import stepwell
-from stepwell.compat import new_context
-from stepwell.frontends.onnx import import_onnx
-from stepwell.interpreter import interpret
-from stepwell.registry import DIALECTS
-
-_RANDOM = np.random.default_rng(5)
-
-
-def floats(*shape: int) -> np.ndarray:
-    return _RANDOM.uniform(-1, 1, shape).astype(np.float32)
-
-
-def bytes_of(*shape: int, low: int = 0, high: int = 256, dtype: Any = np.uint8) -> np.ndarray:
-    return _RANDOM.integers(low, high, shape).astype(dtype)
-
-
-def number(value: float, dtype: Any = np.float32) -> np.ndarray:
-    return np.array(value, dtype)
-
-
-def model_of(
-    op: str,
-    inputs: Sequence[Any],
-    constants: Sequence[int],
-    outputs: int,
-    dynamic: Sequence[tuple[int, int]],
-    **attributes: Any,
-) -> onnx.ModelProto:
-    names = [f"i{k}" if x is not None else "" for k, x in enumerate(inputs)]
-    results = [f"o{k}" for k in range(outputs)]
-    node = helper.make_node(op, names, results, domain="com.microsoft", name="the_node", **attributes)
-    values, weights = [], []
-    for k, x in enumerate(inputs):
-        if x is None:
-            continue
-        if k in constants:
-            weights.append(onnx.numpy_helper.from_array(x, names[k]))
-            continue
-        shape = [f"d{k}_{axis}" if (k, axis) in dynamic else extent for axis, extent in enumerate(x.shape)]
-        values.append(
-            helper.make_tensor_value_info(names[k], helper.np_dtype_to_tensor_dtype(x.dtype), shape)
-        )
-    graph = helper.make_graph(
-        [node], "g", values, [onnx.ValueInfoProto(name=name) for name in results], weights
-    )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
-
-
-def check(
-    op: str, *inputs: Any, constants: Sequence[int] = (), outputs: int = 1, dynamic: Sequence[tuple[int, int]] = (),
-    rtol: float = 1e-4, atol: float = 2e-6, compiled: bool = False, units: int = 0, **attributes: Any,
-) -> None:  # fmt: skip
-    """`units`: how far integers may be off, where both round what is nearly half."""
-    model = model_of(op, inputs, constants, outputs, dynamic, **attributes)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    feeds = {f"i{k}": x for k, x in enumerate(inputs) if x is not None and k not in constants}
-    want = session.run(None, feeds)
-    if compiled:
-        got = list(stepwell.compile(model).run(feeds).values())
-    else:
-        ctx = new_context(DIALECTS)
-        module = import_onnx(model, ctx)
-        module.verify()
-        got = interpret(module, list(feeds.values()), ctx)
-    for have, expected in zip(got, want, strict=True):
-        assert have.shape == expected.shape and have.dtype == expected.dtype
-        if expected.dtype.kind in "iu":
-            assert np.abs(have.astype(np.int64) - expected).max(initial=0) <= units
-        else:
-            np.testing.assert_allclose(have, expected, rtol=rtol, atol=atol)
-
+from one_node import RANDOM, bytes_of, check, floats, number
 
 # Attention
 
@@ -154,7 +73,7 @@ def test_rotary_embedding(interleaved: int) -> None:
     cos, sin = tables()
     x = floats(2, 5, 16)
     check("RotaryEmbedding", x, np.array([3]), cos, sin, constants=[2, 3], interleaved=interleaved)
-    places = _RANDOM.integers(0, 30, (2, 5))
+    places = RANDOM.integers(0, 30, (2, 5))
     check("RotaryEmbedding", x, places, cos, sin, constants=[2, 3], interleaved=interleaved)
     part = tables(4)
     check("RotaryEmbedding", x, places, *part, rotary_embedding_dim=4, num_heads=2, interleaved=interleaved)
@@ -251,8 +170,8 @@ def test_compiled_attention_with_a_growing_past() -> None:
 @pytest.mark.parametrize("segments", [True, False])
 @pytest.mark.parametrize("mask", [True, False])
 def test_embed_layer_norm(segments: bool, mask: bool) -> None:
-    ids = _RANDOM.integers(0, 9, (2, 5)).astype(np.int32)
-    kinds = _RANDOM.integers(0, 2, (2, 5)).astype(np.int32) if segments else None
+    ids = RANDOM.integers(0, 9, (2, 5)).astype(np.int32)
+    kinds = RANDOM.integers(0, 2, (2, 5)).astype(np.int32) if segments else None
     keep = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]], np.int32) if mask else None
     check(
         "EmbedLayerNormalization", ids, kinds, floats(9, 8), floats(6, 8), floats(2, 8) if segments else None,
@@ -385,7 +304,7 @@ def test_weights_of_few_bits(bits: int, zeros: str, depth: int) -> None:
 
 def test_weights_of_few_bits_in_an_order_of_their_own() -> None:
     b, scales = bytes_of(6, 2, 8), np.abs(floats(6, 2)) + np.float32(0.1)
-    order = _RANDOM.permutation(np.arange(32) // 16).astype(np.int32)
+    order = RANDOM.permutation(np.arange(32) // 16).astype(np.int32)
     check(
         "MatMulNBits", floats(3, 32), b, scales, None, order, constants=[1, 2, 4], atol=1e-3, N=6, K=32, bits=4,
         block_size=16,
