@@ -1,5 +1,6 @@
 """Collects `tests/lit/**/*.ir` as pytest tests, and gives unit tests their common fixtures."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "src")]
 
 from stepwell.tools.lit_runner import run_test  # noqa: E402
+
+os.environ["STEPWELL_CRASH_REPRODUCER"] = "off"  # what tests make fail is not for who runs them
 
 
 @pytest.fixture(autouse=True)

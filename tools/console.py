@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
 
     from stepwell.compat import StepwellContext
+    from stepwell.reproducers import Reproducers
 
 
 class Exit(Exception):
@@ -186,6 +187,32 @@ def spelled_out(argv: Sequence[str] | None, parser: argparse.ArgumentParser | No
         takes_value = word in _ALONE and (parser is not None or word == "--remarks")
         words.append(f"{word}={_ALONE[word]}" if takes_value else word)
     return words
+
+
+def add_reproducer_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where what a failed pass was given goes."""
+    parser.add_argument(
+        "--crash-reproducer",
+        "--mlir-pass-pipeline-crash-reproducer",
+        metavar="FILE",
+        help="where the reproducer of a pass that fails goes (default: $STEPWELL_CRASH_REPRODUCER, else"
+        " reproducer.ir in the cache; of our own faults a new temporary file)",
+    )
+    parser.add_argument("--no-crash-reproducer", action="store_true", help="write no reproducer")
+
+
+def reproducers_of(options: argparse.Namespace) -> "Reproducers":
+    """What the flags say of reproducers; of a command without them, faults of ours only."""
+    from pathlib import Path
+
+    from stepwell.reproducers import Reproducers
+
+    file = getattr(options, "crash_reproducer", None)
+    return Reproducers(
+        Path(file) if file else None,
+        refusals=hasattr(options, "crash_reproducer"),
+        off=getattr(options, "no_crash_reproducer", False),
+    )
 
 
 @contextlib.contextmanager

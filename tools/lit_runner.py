@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from stepwell.errors import Error
+from stepwell.reproducers import VARIABLE
 
 Tool = Callable[[list[str], IO[str], IO[str], IO[str]], int]
 _CONTROL = {"|", "&&", ";", ">", ">>", "<", "2>", "2>&1", "&>"}
@@ -63,7 +64,22 @@ def tests_in(names: Sequence[str]) -> list[Path]:
 
 
 def run_test(path: Path) -> Outcome:
-    """Run all RUN lines of the test at `path`; it fails at the first line that does."""
+    """
+    Run all RUN lines of the test at `path`; it fails at the first line that does. What a test makes fail takes the
+    place of no reproducer that its user may want.
+    """
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = "off"
+    try:
+        return _run_lines_of(path)
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
+
+
+def _run_lines_of(path: Path) -> Outcome:
     path = path.absolute()
     text = path.read_text(encoding="utf-8")
     for program in re.findall(r"REQUIRES:\s*(\S+)", text):

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from shlex import quote, split
 from typing import IO, TYPE_CHECKING, Any
 
@@ -200,6 +201,19 @@ class _Referee:
 # --- reproducers -----------------------------------------------------------------------------------
 
 
+REPLAYED = ("--allow-unregistered-dialect", "--no-verify-each", "--expensive-checks")
+"""Flags that decide whether a pass fails, so that a reproducer repeats them."""
+
+
+def replayed_flags(options: argparse.Namespace) -> str:
+    """Those of `options`, for the command in a reproducer."""
+    options.no_verify_each |= options.verify_each == "false"
+    given = [flag for flag in REPLAYED if getattr(options, flag[2:].replace("-", "_"))]
+    if options.rewrite_limit is not None:
+        given.append(f"--rewrite-limit={options.rewrite_limit}")
+    return "".join(f" {flag}" for flag in given)
+
+
 @dataclass(frozen=True)
 class Reproducer:
     """What the head of a reproducer says."""
@@ -211,6 +225,14 @@ class Reproducer:
     through_ll: bool = False
     plugins: tuple[str, ...] = ()
     """The files of `--load-pass`. They are programs: replaying a file from elsewhere does not run them unasked."""
+    flags: tuple[str, ...] = ()
+    """Those of `REPLAYED` that were given, and `--rewrite-limit=N`."""
+
+    def set_flags(self, options: argparse.Namespace) -> None:
+        """Give `options` what was given when the failure was seen."""
+        for flag in self.flags:
+            name, _, value = flag.removeprefix("--").partition("=")
+            setattr(options, name.replace("-", "_"), int(value) if value else True)
 
     def require_plugins(self, loaded: Sequence[str]) -> None:
         """An error that says what to load, if a file that the head names was not."""
@@ -229,14 +251,18 @@ def reproducer_in(name: str, text: str) -> Reproducer:
     from stepwell.errors import Error
 
     head = "\n".join(line for line in text.split("\n", 8)[:8] if line.startswith("//"))
-    run = re.search(r"RUN: stepwell-opt %s((?: --load-pass (?:'[^']*'|\S+))*) -p '([^']*)'", head)
+    run = re.search(r"RUN: stepwell-opt %s((?: --(?:load-pass (?:'[^']*'|\S+)|\S+))*) -p '([^']*)'", head)
     if run is None:
         raise Error(f"{name}: has no line '// RUN: stepwell-opt %s -p '...''; give the passes with -p")
     wrong = re.search(r"MISCOMPILE: seed=(\d{1,18})( through=ll)? before='([^']*)' suspect='([^']*)'", head)
-    plugins = tuple(word for word in split(run[1]) if word != "--load-pass")
+    words = split(run[1])
+    plugins = tuple(file for flag, file in pairwise(words) if flag == "--load-pass")
+    flags = tuple(
+        word for word in words if word in REPLAYED or re.fullmatch(r"--rewrite-limit=\d{1,18}", word)
+    )
     if wrong is None:
-        return Reproducer(run[2], plugins=plugins)
-    return Reproducer(run[2], wrong[3], wrong[4], int(wrong[1]), wrong[2] is not None, plugins)
+        return Reproducer(run[2], plugins=plugins, flags=flags)
+    return Reproducer(run[2], wrong[3], wrong[4], int(wrong[1]), wrong[2] is not None, plugins, flags)
 
 
 def replay_miscompile(

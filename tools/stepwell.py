@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from stepwell import __version__
 from stepwell.errors import CompileError, Error, InternalError, RunError
+from stepwell.reproducers import reproducers
 from stepwell.tools import stepwell_check
-from stepwell.tools.console import remarks_to, spelled_out
+from stepwell.tools.console import add_reproducer_arguments, remarks_to, reproducers_of, spelled_out
 from stepwell.tools.values import arrays_of, describe, describe_entry, random_inputs, read_inputs
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def main(
     debug = "--debug" in arguments
     try:
         options = _parser().parse_args(arguments)
-        return options.run(options, out, err)
+        with reproducers(reproducers_of(options)):
+            return options.run(options, out, err)
     except KeyboardInterrupt:
         print("interrupted", file=err)
         return 130
@@ -60,6 +62,8 @@ def main(
         if debug:
             traceback.print_exc(file=err)
         print(f"error: {error}", file=err)
+        for note in getattr(error, "__notes__", ()):
+            print(f"note: {note}", file=err)
         return error.exit_code
     except OSError as error:
         if debug:
@@ -104,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--symbol-prefix", metavar="P", help="prefix of the library's symbols (default: file)"
     )
+    add_reproducer_arguments(command)
     command.set_defaults(run=_compile)
 
     command = commands.add_parser("run", help="run a model on inputs from files, or on random ones")
@@ -123,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         help="write a Chrome trace of ten more runs, and print each layer's time",
     )
     _compile_options(command)
+    add_reproducer_arguments(command)
     command.set_defaults(run=_run)
 
     command = commands.add_parser("bench", help="time a model, beside a peer if asked")
@@ -135,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         "--trace", metavar="FILE.json", help="write the profiled runs as a Chrome trace (implies --profile)"
     )
     _compile_options(command, threads_list=True)
+    add_reproducer_arguments(command)
     command.set_defaults(run=_bench)
 
     command = commands.add_parser("explore", help="write a page that shows every level, pass and kernel")
@@ -148,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--seed", type=int, default=0, help="seed of the random inputs of --run")
     _compile_options(command)
+    add_reproducer_arguments(command)
     command.set_defaults(run=_explore)
 
     command = commands.add_parser("new", help="begin a pass, an operator, a target or rules of your own")

@@ -11,8 +11,10 @@ from stepwell.tools import rewrite_debugging as debugging
 from stepwell.tools.console import (
     Console,
     Exit,
+    add_reproducer_arguments,
     load_plugin_files,
     module_text_of,
+    reproducers_of,
     spelled_out,
     warn_of_unwritten,
 )
@@ -114,12 +116,7 @@ def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.N
     add("--seed", type=int, default=0, help="seed of the inputs of --bisect-rewrites (default 0)")
     add("--expensive-checks", action="store_true", help="verify and fingerprint the IR after every pattern")
     add("--run-reproducer", action="store_true", help="apply the passes that the head of the file names")
-    add(
-        "--crash-reproducer",
-        "--mlir-pass-pipeline-crash-reproducer",
-        metavar="FILE",
-        help="where the reproducer goes, of any error of a pass (default: a temporary file, of our own faults)",
-    )
+    add_reproducer_arguments(parser)
     add("--remarks", metavar="missed|applied|all[:json]", help="say what passes did and could not do (all)")
     add("--debug", action="store_true", help="show tracebacks")
     options = parser.parse(spelled_out(argv, parser))  # pyright: ignore[reportAttributeAccessIssue]
@@ -139,6 +136,7 @@ class _Run:
         self.passes: dict[str, str | type[ModulePass]] = {}
         self.printing, self.timing = pass_reports.IRPrinting(options, console), pass_reports.Timing()
         self.running: ModulePass | None = None
+        self.failed = self.has_left_one = False
         self.statistics = debugging.Statistics() if options.statistics else None
 
     def run(self) -> int:
@@ -193,6 +191,8 @@ class _Run:
         name, text = self.console.read(self.options.input)
         found = debugging.reproducer_in(name, text)
         found.require_plugins(self.options.load_pass)
+        found.set_flags(self.options)
+        self.options.pipeline = found.pipeline
         if found.before is not None:
             return debugging.replay_miscompile(self.console, name, text, found, self.passes)
         outputs: list[str] = []
@@ -212,6 +212,7 @@ class _Run:
         module: ModuleOp | None = None
         try:
             begin = perf_counter()
+            self.failed = False
             module = self._parse(ctx, name, text)
             self.timing.parse_s += perf_counter() - begin
             self._transform(ctx, module, stages)
@@ -239,6 +240,7 @@ class _Run:
         return text
 
     def _transform(self, ctx: "StepwellContext", module: "ModuleOp", stages: "list[Stage]") -> None:
+        from stepwell.errors import InternalError
         from stepwell.pipelines import run_pipeline
         from stepwell.rewriting import logged_rewrites
         from stepwell.tools.console import remarks_to
@@ -249,11 +251,11 @@ class _Run:
         def before(stage: "Stage", module: "ModuleOp") -> None:
             timing.verified()
             self.running = stage.instance
-            running[:] = [stage]
             printing.before(stage, module)
             if self.statistics is not None:
                 self.statistics.before(str(stage), module, log)
             timing.before()
+            running[:] = [stage]
 
         def after(stage: "Stage", module: "ModuleOp") -> None:
             timing.after(stage)
@@ -272,7 +274,8 @@ class _Run:
             verify_each = options.verify_each == "true" and not options.no_verify_each
             try:
                 run_pipeline(ctx, module, stages, before=before, after=after, verify_each=verify_each)
-            except Exception:
+            except Exception as error:
+                self.failed = bool(running) or isinstance(error, InternalError)
                 for stage in running:
                     printing.failed(stage, module)
                 raise
@@ -281,16 +284,15 @@ class _Run:
     # What is wrong
 
     def _report(self, error: BaseException, text: str | None = None) -> int:
+        """Show `error`, and how to replay it if it is of a pass on `text`; its exit status."""
         code = self.console.report(error)
         if text is None:
             return code
-        if code == 3:
-            note = (
-                f"a fault of {self._owner(error)}; --debug shows where; reproducer: {self._reproducer(text)}"
-            )
-            self.stderr.write(f"note: {note}\n")
-        elif self.options.crash_reproducer is not None and self.running is not None:
-            self.stderr.write(f"note: reproducer: {self._reproducer(text)}\n")
+        notes = [f"a fault of {self._owner(error)}", "--debug shows where"] if code == 3 else []
+        if (replay := self._reproducer(error, code, text)) is not None:
+            notes.append(f"reproducer: {replay}")
+        if notes:
+            self.stderr.write(f"note: {'; '.join(notes)}\n")
         return code
 
     def _owner(self, error: BaseException) -> str:
@@ -306,42 +308,37 @@ class _Run:
         lines = [frame.lineno for frame in frames if frame.filename == file]
         return f"{mine[0]}:{lines[-1]}" if lines else mine[0]
 
-    def _reproducer(self, text: str) -> str:
-        import tempfile
+    def _reproducer(self, error: BaseException, code: int, text: str) -> str | None:
+        """
+        How to replay `error`, which a pass has raised on the program `text`. None if it is none of a pass (then the
+        input shows it), if none is wanted, or if this run has left one: of a replay, or of a part before.
+        """
+        from stepwell.pipelines import print_pipeline, resolve_pipeline
+        from stepwell.reproducers import leave_reproducer, reproducer_heading, why_none
 
-        from stepwell.compiler import reproducer_heading
+        wanted = reproducers_of(self.options)
+        is_replay = self.options.run_reproducer and wanted.asked is None
+        if not self.failed or self.has_left_one or is_replay or not wanted.wants(error, code):
+            return None
+        if self.options.run_reproducer:
+            text = text.removeprefix(text.partition("\n")[0])  # the old heading
+        pipeline = self.options.pipeline
+        if set(pipeline) & set("'\n"):  # its heading is one line, in quotes
+            pipeline = print_pipeline(resolve_pipeline(pipeline, self.passes))
+        content = reproducer_heading(pipeline, debugging.replayed_flags(self.options)) + text.lstrip("\n")
+        self.has_left_one = True
+        try:
+            return leave_reproducer(content, *self._with_constants(text), wanted, code)
+        except Exception as trouble:  # the failure itself is what the user has to see
+            return why_none(trouble)
 
-        content = reproducer_heading(self.options.pipeline) + text
-        if (path := self.options.crash_reproducer) is not None:
-            try:
-                with open(path, "w", encoding="utf-8") as file:
-                    file.write(content)
-                return self._with_values(path, text)
-            except OSError as error:  # the fault itself is what the user has to see
-                self.stderr.write(f"note: {path}: cannot be written: {error.strerror}\n")
-        handle, path = tempfile.mkstemp(prefix="stepwell-reproducer-", suffix=".ir")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(content)
-        return self._with_values(path, text)
-
-    def _with_values(self, path: str, text: str) -> str:
-        """The reproducer at `path`, with the values that its text leaves out in a sidecar of its own; what to tell of it."""
-        from pathlib import Path
-
+    def _with_constants(self, text: str) -> "tuple[ModuleOp | None, StepwellContext]":
+        """The module of `text` once more if it has values that are not in the text, and the context that holds them."""
         from stepwell.compat import new_context
         from stepwell.registry import DIALECTS
-        from stepwell.resources import resource_keys, sidecar_of
 
-        sidecar = sidecar_of(Path(path))
-        if "dense_resource<" not in text or sidecar.exists():
-            return path
         ctx = new_context(DIALECTS, self.options.allow_unregistered_dialect)
-        try:
-            module = self._parse(ctx, self.options.input, text)
-            size = ctx.resources.save(sidecar, resource_keys(module))
-        except Exception as error:  # the fault itself is what the user has to see
-            return f"{path} (without the values of its constants: {error})"
-        return f"{path} with {sidecar} ({size / 1e6:.1f} MB)"
+        return self._parse(ctx, self.options.input, text) if "dense_resource<" in text else None, ctx
 
     def _compare_diagnostics(self, name: str, text: str, errors: list[BaseException]) -> int:
         """0 if the errors are those that `// expected-error@+1 {{text}}` comments announce."""

@@ -117,10 +117,10 @@ def _predicate(
     options: argparse.Namespace, stages: "list[Stage]", directory: Path, module: Any, ctx: Any
 ) -> tuple[Any, str]:
     """The predicate, and the lines above the result."""
-    from stepwell.compiler import reproducer_heading
     from stepwell.errors import Error
     from stepwell.pipelines import print_pipeline
     from stepwell.predicates import Breakdown, Script
+    from stepwell.reproducers import reproducer_heading
 
     kind = options.predicate
     if kind == "script":

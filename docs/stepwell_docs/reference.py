@@ -221,8 +221,8 @@ def _exit_codes() -> str:
     lines += [
         "| 130 | | interrupted |",
         "",
-        "Status 1 is yours to mend, 2 is a gap of stepwell that it knows of, 3 a fault of stepwell: `stepwell-opt` then writes a reproducer,",
-        "an `.ir` file whose first line is the command to run.",
+        "Status 1 is yours to mend, 2 is a gap of stepwell that it knows of, 3 a fault of stepwell. Where a pass failed, a",
+        "[reproducer](../how-to/report-a-fault.md) is left: an `.ir` file whose first line is the command to run.",
     ]
     return "\n".join(lines) + "\n"
 

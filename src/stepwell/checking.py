@@ -20,7 +20,7 @@ from xdsl.utils.exceptions import PassFailedException, VerifyException
 
 from stepwell.comparison import compare, random_array, rounding_of
 from stepwell.compat import StepwellContext
-from stepwell.compiler import Compilation, Options, plugin_arguments, reproducer_heading
+from stepwell.compiler import Compilation, Options
 from stepwell.diagnostics import one_line, public_error, source_names
 from stepwell.errors import Error, InternalError, RunError, UnsupportedError
 from stepwell.execution import (
@@ -34,6 +34,7 @@ from stepwell.execution import (
 from stepwell.interpreter import Machine, OutOfFuel
 from stepwell.pipelines import LEVELS, Stage, print_pipeline, run_pipeline
 from stepwell.predicates import CANNOT_RUN, FAILURES, Miscompile, Outcome, outcome_of_run
+from stepwell.reproducers import new_file, replay_command, reproducer_heading
 from stepwell.rewriting import logged_rewrites
 from stepwell.sampling import Kernels, Sample, SampledMiscompile, alone, run_sampled
 from stepwell.verification import verify_module
@@ -537,13 +538,12 @@ class Check:
     def _write_reproducer(
         self, finding: Finding, module: ModuleOp, ctx: StepwellContext, predicate: Miscompile
     ) -> None:
-        from stepwell.compiler import reproducer_path
         from stepwell.reduction import op_count
 
-        path = self.reproducer or reproducer_path()
+        path = self.reproducer or new_file()
         write_reproducer(module, ctx, path, predicate)
         finding.reproducer, finding.reproducer_ops = str(path), op_count(module)
-        finding.replay = f"stepwell-opt --run-reproducer {path}{plugin_arguments()}"
+        finding.replay = replay_command(path)
 
     def _reduce(self, finding: Finding, predicate: Miscompile) -> None:
         """First the model as it was imported, with all passes; then what the bad pass is given, if that is smaller."""

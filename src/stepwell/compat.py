@@ -297,10 +297,18 @@ class StepwellParser(Parser):
         return FileLineColLoc(self._file, IntAttr(line), IntAttr(column))
 
     def parse_module(self, allow_implicit_module: bool = True) -> ModuleOp:
+        if allow_implicit_module and self._current_token.kind == MLIRTokenKind.EOF:
+            return ModuleOp([])  # as for mlir-opt: a part of a split file may be a comment
         with deep_recursion():
             try:
                 module = super().parse_module(allow_implicit_module)
-            except (ParseError, KeyboardInterrupt, AbsentModuleError):
+            except ParseError as error:
+                if error.msg != "Could not parse entire input!":
+                    raise
+                raise ParseError(
+                    error.span, f"an operation is expected, not {_shown_token(error.span.text)}"
+                ) from error
+            except (KeyboardInterrupt, AbsentModuleError):
                 raise
             except RecursionError:
                 self.raise_error("the input is nested too deeply")
@@ -408,6 +416,10 @@ class StepwellParser(Parser):
                     return DenseIntOrFPElementsAttr(type, BytesAttr(one.data.data * count))
         self._resume_from(start)
         return super().parse_dense_int_or_fp_elements_attr(type)
+
+
+def _shown_token(text: str) -> str:
+    return f"'{text}'" if text else "the end"
 
 
 def parse_module(ctx: Context, text: str, name: str = "<input>") -> ModuleOp:

@@ -150,7 +150,6 @@ class Compilation:
     def _run(self, level: str) -> None:
         from xdsl.utils.exceptions import PassFailedException
 
-        from stepwell.diagnostics import public_error
         from stepwell.pipelines import run_pipeline
 
         started = 0.0
@@ -171,29 +170,41 @@ class Compilation:
             run_pipeline(
                 self.ctx, self.module, stages, before=before, after=after, verify_each=self.verify_each
             )
-        except PassFailedException as error:
-            raise public_error(error) from error
-        except InternalError as error:
-            raise InternalError(f"{error}; {self._reproducer()}") from error
+        except (PassFailedException, Error) as error:
+            shown = self._shown(error)
+            if shown is error:
+                raise
+            raise shown from error
 
-    def _reproducer(self) -> str:
+    def _shown(self, failure: Exception) -> Error:
+        """What the user sees of the `failure` of the last pass: with a note that says how to replay it, if wanted."""
+        from stepwell.diagnostics import public_error
+        from stepwell.reproducers import current
+
+        error = public_error(failure)
+        if isinstance(error, InternalError):
+            error = InternalError(f"{error}; a fault of stepwell, please report it")
+        if current().wants(failure, error.exit_code):
+            error.add_note(f"reproducer: {self._reproducer(error.exit_code)}")
+        return error
+
+    def _reproducer(self, status: int) -> str:
         """
-        Where the module is that the last pass broke down on. It is made by going down once more, so that a
+        How to replay the last pass on the module that it failed on. That is made by going down once more, so that a
         compilation that succeeds pays nothing for it.
         """
-        from stepwell.diagnostics import one_line
-        from stepwell.ir_files import write_module_file
+        from stepwell.compat import print_module
         from stepwell.pipelines import print_pipeline, run_pipeline
+        from stepwell.reproducers import current, leave_reproducer, reproducer_heading, why_none
 
         *before, broken = self._applied
         try:
             module, ctx = _imported(self._source)
             run_pipeline(ctx, module, before)
-            path = reproducer_path()
-            write_module_file(module, ctx, path, reproducer_heading(print_pipeline([broken])))
-        except Exception as error:  # the fault itself is what the user has to see
-            return f"a fault of stepwell, and no reproducer: {one_line(error)}; please report it"
-        return f"a fault of stepwell, please report it with its reproducer {path}"
+            text = reproducer_heading(print_pipeline([broken])) + print_module(module)
+            return leave_reproducer(text, module, ctx, current(), status)
+        except Exception as error:  # the failure itself is what the user has to see
+            return why_none(error)
 
     @contextmanager
     def _timed(self, stage: str, name: str) -> Iterator[None]:
@@ -369,29 +380,6 @@ def levels_done(module: "ModuleOp", levels: Sequence[str]) -> int:
         return levels.index("tensor") + 1
     inside = {op.name for kernel in kernels for op in kernel.walk()}
     return levels.index("kernels" if "linalg.generic" in inside else "loops") + 1
-
-
-def reproducer_path() -> Path:
-    """A new file for a module that a pass broke down on."""
-    import tempfile
-
-    handle, name = tempfile.mkstemp(prefix="stepwell-reproducer-", suffix=".ir")
-    os.close(handle)
-    return Path(name)
-
-
-def reproducer_heading(pipeline: str) -> str:
-    """The first line of a reproducer: the command that breaks down on it, with the plug-ins that it takes."""
-    return f"// RUN: stepwell-opt %s{plugin_arguments()} -p '{pipeline}'\n"
-
-
-def plugin_arguments() -> str:
-    """`--load-pass` for each plug-in file of this process, as a shell takes them."""
-    from shlex import quote
-
-    from stepwell.plugins import given_files
-
-    return "".join(f" --load-pass {quote(path)}" for path in given_files())
 
 
 def prefix_from(path: str | os.PathLike) -> str:

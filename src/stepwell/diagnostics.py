@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from xdsl.dialects.builtin import CallSiteLoc, FileLineColLoc, FusedLoc, NameLoc, StringAttr
+from xdsl.dialects.builtin import CallSiteLoc, FileLineColLoc, FusedLoc, NameLoc, StringAttr, UnregisteredOp
 from xdsl.ir import Attribute, Operation
 from xdsl.utils.exceptions import ParseError, PassFailedException, VerifyException
 
@@ -41,8 +41,8 @@ class InvalidIR(VerifyException):
     """`op` breaks a rule of its dialect or of SSA form."""
 
     def __init__(self, op: Operation, why: str):
-        super().__init__(f"{place_of(op)}: {op.name}: {why}")
-        self.where, self.what, self.place = place_of(op), f"{op.name}: {why}", position_of(op)
+        super().__init__(f"{place_of(op)}: {name_of(op)}: {why}")
+        self.where, self.what, self.place = place_of(op), f"{name_of(op)}: {why}", position_of(op)
 
 
 def position_of(op: Operation) -> Place | None:
@@ -89,6 +89,11 @@ def _name(loc: Attribute) -> str | None:
     return None
 
 
+def name_of(op: Operation) -> str:
+    """The name of `op` as it is written, of a dialect that is not registered too."""
+    return op.op_name.data if isinstance(op, UnregisteredOp) else op.name
+
+
 def layers_of(loc: Attribute) -> tuple[str, ...]:
     """The names of all source nodes in a location, each once, in their order."""
     names: dict[str, None] = {}
@@ -121,12 +126,12 @@ def _inner_locations(loc: Attribute) -> tuple[Attribute, ...]:
 
 def compile_error(op: Operation, why: str, fix: str) -> PassFailedException:
     """The error to raise when `op` cannot be compiled because of the user; `fix` is an imperative."""
-    return CompileFailure(place_of(op), f"{op.name}: {why}; {fix}", position_of(op))
+    return CompileFailure(place_of(op), f"{name_of(op)}: {why}; {fix}", position_of(op))
 
 
 def unsupported(op: Operation, why: str, fix: str) -> UnsupportedOperation:
     """The error to raise when `op` is valid but not supported yet; `fix` says the way out."""
-    return UnsupportedOperation(place_of(op), f"{op.name}: {why}; {fix}", position_of(op))
+    return UnsupportedOperation(place_of(op), f"{name_of(op)}: {why}; {fix}", position_of(op))
 
 
 # Errors on their way to the user

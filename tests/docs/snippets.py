@@ -108,5 +108,6 @@ def _environment(directory: Path) -> dict[str, str]:
         "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
         "COLUMNS": "100",
         "TMPDIR": str(directory),
+        "STEPWELL_CRASH_REPRODUCER": "",
         "PYTEST_ADDOPTS": "-p no:cacheprovider",
     }

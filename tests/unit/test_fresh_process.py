@@ -123,3 +123,23 @@ def test_the_chosen_directory_holds_the_cache(folder, monkeypatch):
     monkeypatch.setenv("STEPWELL_CACHE_DIR", str(folder / "cache"))
     assert start(folder, "stepwell", "run", "net.onnx", "--random").returncode == 0
     assert list((folder / "cache" / "models").glob("*/*.so"))
+
+
+def test_what_a_pass_refuses_is_replayed_from_the_place_that_the_message_names(folder, monkeypatch):
+    monkeypatch.delenv("STEPWELL_CRASH_REPRODUCER")
+    monkeypatch.setenv("STEPWELL_CACHE_DIR", str(folder / "cache"))
+    (folder / "refuse.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from xdsl.passes import ModulePass\n"
+        "from stepwell.diagnostics import unsupported\n"
+        '@dataclass(frozen=True)\nclass Refuse(ModulePass):\n    """Refuse."""\n    name = "refuse"\n'
+        "    def apply(self, ctx, op):\n        raise unsupported(op, 'too new', 'wait')\n"
+    )
+    text = "func.func @f() { func.return }"
+    done = start(folder, "stepwell-opt", "--load-pass", "refuse.py", "-p", "cse,refuse", stdin=text)
+    place = folder / "cache" / "reproducer.ir"
+    command = f"--run-reproducer {place} --load-pass refuse.py"
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"note: reproducer: stepwell-opt {command}"
+    again = start(folder, "stepwell-opt", *command.split())
+    assert again.returncode == 2 and "too new; wait" in again.stderr and "note:" not in again.stderr

@@ -38,7 +38,7 @@ ORDER = (
     ("frontends", "backends"),
     ("runtime",),
     ("registry",),
-    ("pipeline_text", "pipelines", "plugins", "skeletons", "costs"),
+    ("pipeline_text", "pipelines", "plugins", "skeletons", "costs", "reproducers"),
     ("comparison", "execution", "predicates", "reduction", "native_check", "sampling", "checking", "compiler", "session", "worker", "__init__"),
     ("explore", "language_server"),
     ("tools",),

@@ -12,8 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from xdsl.passes import ModulePass
 
+import stepwell
 from stepwell import pipelines
 from stepwell.compat import new_context
+from stepwell.diagnostics import unsupported
 from stepwell.ir_files import read_module_file
 from stepwell.registry import DIALECTS
 from stepwell.tools import stepwell_opt
@@ -201,12 +203,13 @@ class _Broken(ModulePass):
 
 
 def test_a_pass_that_breaks_down_leaves_a_reproducer(model, tmp_path, monkeypatch):
+    monkeypatch.delenv("STEPWELL_CRASH_REPRODUCER")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("stepwell.transforms.cse.CsePass", _Broken)
     code, _, err = run("compile", model, "-o", tmp_path / "x.so")
     assert code == 3 and "pass cse failed: KeyError: 'lost'" in err
     (path,) = tmp_path.glob("stepwell-reproducer-*.ir")
-    assert str(path) in err
+    assert f"note: reproducer: stepwell-opt --run-reproducer {path} (with " in err
     first = path.read_text().splitlines()[0]
     assert first == "// RUN: stepwell-opt %s -p 'builtin.module(cse)'"
     module = read_module_file(path, new_context(DIALECTS))
@@ -215,6 +218,41 @@ def test_a_pass_that_breaks_down_leaves_a_reproducer(model, tmp_path, monkeypatc
     assert code == 3
     code, _, err = run("compile", model, "-o", tmp_path / "x.so", "--debug")
     assert code == 3 and "Traceback" in err
+
+
+@dataclass(frozen=True)
+class _Refusing(ModulePass):
+    """Cannot do it yet."""
+
+    name = "cse"
+
+    def apply(self, ctx, op):
+        raise unsupported(op, "too new", "wait")
+
+
+def test_a_pass_that_refuses_a_model_leaves_a_reproducer(model, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    monkeypatch.delenv("STEPWELL_CRASH_REPRODUCER")
+    monkeypatch.setenv("STEPWELL_CACHE_DIR", str(cache))
+    monkeypatch.setattr("stepwell.transforms.cse.CsePass", _Refusing)
+    place = cache / "reproducer.ir"
+    assert run("inspect", model)[0] == 0 and not place.exists(), "what it refuses is its answer"
+    for command in (["compile", "-o", tmp_path / "x.so"], ["run", "--random"], ["bench"], ["explore"]):
+        code, _, err = run(*command[:1], model, *command[1:])
+        assert code == 2 and "too new; wait" in err, err
+        assert f"note: reproducer: stepwell-opt --run-reproducer {place} (with " in err
+        assert place.read_text().startswith("// RUN: stepwell-opt %s -p 'builtin.module(cse)'\n")
+        stream = StringIO()
+        assert stepwell_opt.main(["--run-reproducer", str(place)], StringIO(), StringIO(), stream) == 2
+        assert "too new; wait" in stream.getvalue()
+        place.unlink()
+        code, _, err = run(*command[:1], model, *command[1:], "--no-crash-reproducer")
+        assert code == 2 and "note:" not in err and not place.exists()
+    code, _, err = run("compile", model, "-o", tmp_path / "x.so", "--crash-reproducer", tmp_path / "mine.ir")
+    assert code == 2 and (tmp_path / "mine.ir").exists() and (tmp_path / "mine.safetensors").exists()
+    with pytest.raises(stepwell.UnsupportedError, match="too new") as caught:
+        stepwell.compile(model, cache=False)
+    assert not hasattr(caught.value, "__notes__") and not place.exists(), "a library does not write unasked"
 
 
 def test_levels_of_modules_that_were_written(model):

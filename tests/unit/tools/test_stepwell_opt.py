@@ -46,6 +46,17 @@ def plugin(tmp_path: Path, body: str) -> str:
     return str(path)
 
 
+@pytest.fixture
+def reproducers(tmp_path, monkeypatch) -> Path:
+    """A directory where reproducers go, as they do outside of tests."""
+    home = tmp_path / "home"
+    (home / "cache").mkdir(mode=0o700, parents=True)
+    monkeypatch.delenv("STEPWELL_CRASH_REPRODUCER")
+    monkeypatch.setenv("STEPWELL_CACHE_DIR", str(home / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(home))
+    return home
+
+
 def test_identity():
     code, out, err = run(stdin=GOOD)
     assert (code, err) == (0, "") and "arith.addi" in out
@@ -125,31 +136,24 @@ def test_expected_errors_are_compared():
         ("first.body.block.erase_op(first.body.block.last_op)", 3, "the IR is invalid after pass my-pass"),
     ],
 )  # fmt: skip
-def test_exit_status_of_failing_passes(tmp_path, body, code, message):
+def test_exit_status_of_failing_passes(tmp_path, body, code, message, reproducers):
     path = plugin(tmp_path, body)
     got, out, err = run("--load-pass", path, "-p", "my-pass", stdin=GOOD)
     assert (got, out) == (code, "") and message in err
     assert "Traceback" not in err
+    (place,) = [*reproducers.rglob("*.ir")]
+    assert place.read_text() == f"// RUN: stepwell-opt %s --load-pass {path} -p 'my-pass'\n{GOOD}"
+    assert f"reproducer: stepwell-opt --run-reproducer {place} --load-pass {path}\n" in err
     if code == 3:
-        reproducer = Path(err.split("reproducer: ")[1].strip())
         line = ":13;" if body.startswith("assert") else ";"  # invalid IR is found when the pass has ended
-        assert f"a fault of {path}{line}" in err
-        assert reproducer.read_text() == f"// RUN: stepwell-opt %s --load-pass {path} -p 'my-pass'\n{GOOD}"
-        reproducer.unlink()
+        assert f"a fault of {path}{line}" in err and place.name.startswith("stepwell-reproducer-")
+    else:
+        assert place == reproducers / "cache" / "reproducer.ir"
     if code == 1:
-        assert err.splitlines()[1:] == [GOOD.splitlines()[0], "^"]
-        assert (
-            "Traceback"
-            in run("--debug", "--load-pass", plugin(tmp_path, body), "-p", "my-pass", stdin=GOOD)[2]
-        )
-
-
-def test_loaded_passes_take_options(tmp_path):
-    path = plugin(tmp_path, "print(self)")
-    code, out, _ = run("--load-pass", path, "-p", "my-pass{count=3 names=a,b}", "--print-pipeline")
-    assert (code, out) == (0, "builtin.module(my-pass{count=3 names=a,b})\n")
-    assert run("--load-pass", path, "--help", "my-pass")[1].count("How often.") == 1
-    assert run("--load-pass", "missing.py", "-p", "x", stdin=GOOD)[0] == 1
+        assert err.splitlines()[1:3] == [GOOD.splitlines()[0], "^"]
+    again, _, err = run("--run-reproducer", str(place), "--load-pass", path)
+    assert again == code and message.split(" error: ")[-1] in err and "reproducer: " not in err
+    assert [*reproducers.rglob("*.ir")] == [place]
 
 
 @pytest.mark.parametrize(
@@ -319,7 +323,7 @@ def test_the_ir_that_a_failing_pass_has_left_and_a_reproducer_of_any_error(tmp_p
         stdin=GOOD,
     )  # fmt: skip
     assert code == 1 and "IR after failed my-pass" in err and 'seen = "f"' in err
-    assert f"reproducer: {reproducer}" in err
+    assert f"reproducer: stepwell-opt --run-reproducer {reproducer} --load-pass {file}\n" in err
     assert reproducer.read_text().endswith(GOOD)
     code, _, err = run("--run-reproducer", str(reproducer), "--load-pass", file)
     assert code == 1 and "no; do it" in err
@@ -340,8 +344,90 @@ def test_a_reproducer_takes_the_values_of_its_constants_along(tmp_path, where):
     flags = ["--load-pass", file, "-p", "my-pass"]
     code, _, err = run(str(folder / "m.ir"), *flags, *resources, "--crash-reproducer", str(crash))
     assert code == 3 and "5 found" in err, err
-    assert f"reproducer: {crash} with {crash.with_suffix('.safetensors')} (0.0 MB)" in err
+    assert (
+        f"--run-reproducer {crash} --load-pass {file} (with {crash.with_suffix('.safetensors')}, 0.0 MB)"
+        in err
+    )
     for path in [*folder.iterdir(), *tmp_path.glob("values.*")]:
         path.unlink()
     code, _, err = run(str(crash), *flags, "--run-reproducer", "--crash-reproducer", str(crash))
     assert code == 3 and "5 found" in err, err
+
+
+REFUSE = "raise unsupported(first, 'too new', 'wait')"
+
+
+def test_there_is_one_reproducer_of_refusals_and_none_of_what_no_pass_refuses(
+    tmp_path, reproducers, monkeypatch
+):
+    file = plugin(tmp_path, REFUSE)
+    flags = ["--load-pass", file, "-p", "my-pass"]
+    place = reproducers / "cache" / "reproducer.ir"
+    other = GOOD.replace("@f", "@g")
+    for text in ("func.func @f(", GOOD.replace("index", "i7", 1)):  # the input itself shows it
+        assert run(*flags, stdin=text)[0] == 1
+    assert run("-p", "no-such-pass", stdin=GOOD)[0] == run("-p", "cse", "-o", "/no/x.ir", stdin=GOOD)[0] == 1
+    assert run(*flags, "--no-crash-reproducer", stdin=GOOD)[0] == 2
+    announced = f"// expected-error@+1 {{{{func.func: too new}}}}\n{GOOD}"
+    assert run(*flags, "--verify-diagnostics", stdin=announced) == (0, "", "")
+    monkeypatch.setenv("STEPWELL_CRASH_REPRODUCER", "off")
+    assert run(*flags, stdin=GOOD)[0] == 2 and not [*reproducers.rglob("*.ir")]
+    monkeypatch.setenv("STEPWELL_CRASH_REPRODUCER", str(tmp_path / "mine.ir"))
+    assert run(*flags, stdin=GOOD)[0] == 2 and (tmp_path / "mine.ir").exists()
+    monkeypatch.delenv("STEPWELL_CRASH_REPRODUCER")
+    assert run(*flags, stdin=GOOD)[0] == 2 and "@f" in place.read_text()
+    assert run(*flags, stdin=other)[0] == 2 and "@g" in place.read_text()
+    code, _, err = run(*flags, "--split-input-file", stdin=f"// a comment\n{GOOD}// -----\n{other}")
+    assert code == 2 and err.count("too new") == 2 and err.count("reproducer: ") == 1
+    assert place.read_text().endswith(f"-p 'my-pass'\n// a comment\n{GOOD}"), "of the first part that failed"
+    assert [*reproducers.rglob("*.ir")] == [place]
+    code, _, err = run(*flags, "--crash-reproducer", "/no/such/folder/x.ir", stdin=GOOD)
+    assert code == 2 and "reproducer: none: /no/such/folder/x.ir: cannot be written: No such file" in err
+
+
+def test_a_reproducer_repeats_the_flags_that_decide_whether_it_fails(tmp_path, reproducers):
+    file = plugin(tmp_path, REFUSE)
+    place = reproducers / "cache" / "reproducer.ir"
+    flags = ["--allow-unregistered-dialect", "--verify-each=false", "--expensive-checks", "--rewrite-limit=7"]
+    code, _, err = run(
+        *flags, "--load-pass", file, "-p", "cse // twice\n, my-pass", stdin='"a.b"() : () -> ()'
+    )
+    assert code == 2 and "error: a.b: too new; wait" in err
+    assert place.read_text().splitlines()[0] == (
+        f"// RUN: stepwell-opt %s --load-pass {file} --allow-unregistered-dialect --no-verify-each --expensive-checks"
+        " --rewrite-limit=7 -p 'builtin.module(cse,my-pass)'"
+    )
+    copy = tmp_path / "copy.ir"
+    again = ["--run-reproducer", str(place), "--load-pass", file, "--crash-reproducer", str(copy)]
+    code, _, err = run(*again)
+    assert code == 2 and "error: a.b: too new; wait" in err
+    assert copy.read_text() == place.read_text()
+
+
+def test_large_values_are_not_copied_unasked(tmp_path, reproducers, monkeypatch):
+    """A model that is refused ten times a day would fill the disk; what breaks down is to be reported whole."""
+    from stepwell import reproducers as module
+
+    monkeypatch.setattr(module, "_VALUES_BYTES", 100)
+    (tmp_path / "net.onnx").write_bytes(mlp().SerializeToString())
+    model = tmp_path / "m.ir"
+    assert stepwell_translate.main([str(tmp_path / "net.onnx"), "-o", str(model)]) == 0
+    place = reproducers / "cache" / "reproducer.ir"
+    flags = [str(model), "--load-pass", plugin(tmp_path, REFUSE), "-p", "my-pass"]
+    code, _, err = run(*flags)
+    assert code == 2 and place.exists() and not place.with_suffix(".safetensors").exists()
+    assert "(without the 0.0 MB of its constants, which --crash-reproducer FILE keeps)" in err
+    assert run("--run-reproducer", str(place), *flags[1:3])[0] == 2
+    monkeypatch.setattr(module, "_VALUES_BYTES", 1 << 20)
+    code, _, err = run(*flags)
+    assert code == 2 and f"(with {place.with_suffix('.safetensors')}, 0.0 MB)" in err
+    assert run("--load-pass", flags[2], "-p", "my-pass", stdin=GOOD)[0] == 2
+    assert not place.with_suffix(".safetensors").exists(), "those were of the refusal before"
+
+
+def test_nothing_is_an_empty_module():
+    """As for mlir-opt; so a split file may begin with the comment that says how to run it."""
+    for text in ("", "\n", "// RUN: stepwell-opt %s\n"):
+        assert run(stdin=text) == (0, "builtin.module {\n}\n", "")
+    code, _, err = run(stdin="func.func @f() { func.return } }")
+    assert code == 1 and "<stdin>:1:32: error: an operation is expected, not '}'" in err
