@@ -1,5 +1,12 @@
-"""What the round trip through textual LLVM IR promises, as an equality of modules of the llvm dialect."""
+"""
+Textual LLVM IR beside LLVM itself: what its tools say to a text, and what the round trip through text promises, as
+an equality of modules of the llvm dialect.
+"""
 
+import shutil
+import subprocess
+
+import pytest
 from xdsl.dialects.builtin import DenseIntOrFPElementsAttr, IntegerAttr, ModuleOp
 from xdsl.ir import Operation
 
@@ -13,6 +20,15 @@ CONSTANTS = (
 
 _DEFAULT_ZERO = {"llvm.store": "ordering", "llvm.mlir.global": "visibility_", "llvm.trunc": "overflowFlags"}
 """Properties that mean 0 where they are absent."""
+
+
+def llvm_tool(name: str, text: str, *flags: str) -> str:
+    """What a tool of LLVM writes for `text`; skips where it is not installed, fails where it refuses."""
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not on PATH")
+    done = subprocess.run([name, *flags], input=text, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[:2000]
+    return done.stdout
 
 
 def same_meaning(a: ModuleOp, b: ModuleOp) -> bool:

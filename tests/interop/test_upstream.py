@@ -3,8 +3,6 @@ Upstream MLIR and LLVM read what we write, at every level, and compute the same 
 """
 
 import ctypes
-import shutil
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -12,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from llvm_modules import same_meaning
+from llvm_modules import llvm_tool, same_meaning
 from native import build, call, llvm_ir, lower, needs_clang
 from onnx import TensorProto, helper
 from small_models import MODELS
@@ -40,15 +38,6 @@ _MATH_TO_LLVM = ("-math-expand-ops=ops=tanh", "-convert-math-to-llvm")
 """Before it, for kernels that compute exponentials and the like."""
 
 
-def tool(name: str, text: str, *flags: str) -> str:
-    """What a tool of LLVM writes for `text`; skips where it is not installed, fails where it refuses."""
-    if shutil.which(name) is None:
-        pytest.skip(f"{name} is not on PATH")
-    done = subprocess.run([name, *flags], input=text, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[:2000]
-    return done.stdout
-
-
 @cache
 def levels(name: str, opt_level: int) -> dict:
     """Text of each level in generic form, and the `.ll`."""
@@ -59,7 +48,7 @@ def levels(name: str, opt_level: int) -> dict:
 
 
 def mlir_opt(text: str, *flags: str) -> str:
-    return tool("mlir-opt-22", text, "--allow-unregistered-dialect", *flags)
+    return llvm_tool("mlir-opt-22", text, "--allow-unregistered-dialect", *flags)
 
 
 @pytest.mark.parametrize("opt_level", [3, pytest.param(0, marks=pytest.mark.slow)])
@@ -76,7 +65,7 @@ def test_upstream_accepts_every_level_and_gives_it_back(name, level, opt_level):
 @pytest.mark.parametrize("opt_level", [3, pytest.param(0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", MODELS)
 def test_llvms_old_and_new_verify_the_llvm_ir(name, opt_level, opt):
-    tool(opt, levels(name, opt_level)["ll"], "-passes=verify", "-disable-output")
+    llvm_tool(opt, levels(name, opt_level)["ll"], "-passes=verify", "-disable-output")
 
 
 @pytest.mark.parametrize("opt_level", [3, pytest.param(0, marks=pytest.mark.slow)])
@@ -91,23 +80,23 @@ def test_the_llvm_ir_reads_back(name, opt_level):
 @pytest.mark.parametrize("name", MODELS)
 def test_what_upstream_translates_reads_and_verifies(name):
     text = mlir_opt(levels(name, 3)["llvm"], "--mlir-print-op-generic")
-    theirs = tool("mlir-translate-22", text, "--mlir-to-llvmir", "--allow-unregistered-dialect")
+    theirs = llvm_tool("mlir-translate-22", text, "--mlir-to-llvmir", "--allow-unregistered-dialect")
     ours = llvm_ir(parse_llvm_ir(theirs, new_context(DIALECTS)))
-    tool("opt-22", ours, "-passes=verify", "-disable-output")
+    llvm_tool("opt-22", ours, "-passes=verify", "-disable-output")
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_what_llvm_optimised_reads_and_verifies(name):
-    optimised = tool("opt-22", levels(name, 3)["ll"], "-O2", "-S")
+    optimised = llvm_tool("opt-22", levels(name, 3)["ll"], "-O2", "-S")
     ours = llvm_ir(parse_llvm_ir(optimised, new_context(DIALECTS)))
-    tool("opt-22", ours, "-passes=verify", "-disable-output")
+    llvm_tool("opt-22", ours, "-passes=verify", "-disable-output")
 
 
 @needs_clang
 def test_a_kernel_lowered_by_upstream_computes_the_same(tmp_path):
     text = MATMUL[: MATMUL.index("func.func private @scale")]
     generic = print_module(parse_module(new_context(DIALECTS), text), generic=True)
-    theirs = tool("mlir-translate-22", mlir_opt(generic, *TO_LLVM), "--mlir-to-llvmir")
+    theirs = llvm_tool("mlir-translate-22", mlir_opt(generic, *TO_LLVM), "--mlir-to-llvmir")
     again = llvm_ir(parse_llvm_ir(theirs, new_context(DIALECTS)))
     # Small integers: every sum is exact, so a different order of additions gives the same bits.
     rng = np.random.default_rng(0)
@@ -178,7 +167,7 @@ def test_every_kernel_of_a_model_lowered_by_upstream_computes_the_same(name, kin
             op.detach()
             op.erase()
     lowered = mlir_opt(print_module(kernels, generic=True), *_MATH_TO_LLVM, *TO_LLVM)
-    library = build(tool("mlir-translate-22", lowered, "--mlir-to-llvmir"), tmp_path)
+    library = build(llvm_tool("mlir-translate-22", lowered, "--mlir-to-llvmir"), tmp_path)
     machine = _BothWays(module, ctx, library)
     given = [
         random_array(np.random.default_rng(0), argument.type.get_shape(), np.dtype(np.float32))
