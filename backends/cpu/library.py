@@ -73,7 +73,7 @@ def build_library(
                     file.write(digest.encode())
             assembly = _mapped_assembly(blob_bytes, target) if mapped else _inside_assembly()
             features = required_features(target)
-            table = c_source(described, symbol_prefix, features, blob_bytes if mapped else 0, digest)
+            table = c_source(described, symbol_prefix, features, blob_bytes, digest)
             jobs = [partial(compile_object, part, target, opt) for part in ll_parts]
             jobs += [partial(compile_c, table, target), partial(runtime_object, target)]
             objects = in_parallel(jobs)
@@ -162,12 +162,15 @@ stepwell_weights:
 
 
 def _mapped_assembly(size: int, target: Target) -> str:
-    """Addresses without bytes, for the runtime to map the file over; far from the code, so "large" on x86."""
+    """
+    Addresses without bytes, for the runtime to map the file over: from a huge page's begin, and far from the
+    code, so "large" on x86.
+    """
     large = "l" if target.triple.startswith("x86_64") else ""
     return f"""\
   .section .note.GNU-stack,"",%progbits
   .section .lbss.stepwell_weights,"aw{large}",%nobits
-  .p2align 16
+  .p2align 21
   .globl stepwell_weights
   .hidden stepwell_weights
 stepwell_weights:

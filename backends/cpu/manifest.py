@@ -7,8 +7,10 @@ proves that the file is whole and ours by form, not that its author is honest: l
 places only.
 """
 
+import contextlib
 import hashlib
 import json
+import mmap
 import os
 import stat
 from pathlib import Path
@@ -23,22 +25,26 @@ _LIMIT_BYTES = 64 << 20
 
 
 def digest_of(file: BinaryIO, size_bytes: int) -> str:
-    """SHA-256 of the next `size_bytes` of `file`."""
-    digest, left = hashlib.sha256(), size_bytes
-    while left and (piece := file.read(min(left, 1 << 20))):
-        digest.update(piece)
-        left -= len(piece)
-    return digest.hexdigest()
+    """
+    SHA-256 of the first `size_bytes` of `file`, or of what there is of them. A mapping that asks for huge pages
+    reads them, so that the library's own mapping of the weights finds them in memory in this form.
+    """
+    size_bytes = min(size_bytes, os.fstat(file.fileno()).st_size)
+    if not size_bytes:  # mmap takes it for the whole file
+        return hashlib.sha256().hexdigest()
+    with mmap.mmap(file.fileno(), size_bytes, access=mmap.ACCESS_READ) as view:
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with contextlib.suppress(OSError):  # a system without them
+                view.madvise(mmap.MADV_HUGEPAGE)
+        return hashlib.sha256(view).hexdigest()
 
 
 def append_manifest(path: Path, entries: dict[str, Any]) -> None:
     """Give the library at `path` its manifest: `entries`, and the size and hash of what is there."""
     with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(0)
         entries = {**entries, "format": 1, "elf_bytes": size, "elf_sha256": digest_of(file, size)}
         text = json.dumps(entries, sort_keys=True).encode()
-        file.seek(0, os.SEEK_END)
         file.write(text + hashlib.sha256(text).digest() + len(text).to_bytes(8, "little") + _MAGIC)
 
 
@@ -79,10 +85,8 @@ def _verified(path: Path, file: BinaryIO, size: int, check_hash: bool) -> dict[s
             f"{path}: built for version {manifest.get('abi_version')} of the interface,"
             f" expected {ABI_VERSION}; compile it again"
         )
-    if check_hash:
-        file.seek(0)
-        if digest_of(file, manifest["elf_bytes"]) != manifest["elf_sha256"]:
-            raise RunError(f"{path}: its bytes are not those that were written (damaged?); compile it again")
+    if check_hash and digest_of(file, manifest["elf_bytes"]) != manifest["elf_sha256"]:
+        raise RunError(f"{path}: its bytes are not those that were written (damaged?); compile it again")
     return manifest
 
 

@@ -141,10 +141,13 @@ def c_source(
     signature: Mapping[str, Any],
     prefix: str,
     features: Sequence[str] = (),
-    mapped_bytes: int = 0,
+    weight_bytes: int = 0,
     mapped_digest: str = "",
 ) -> str:
-    """The C file that tells the runtime about one model and gives its functions their prefixed names."""
+    """
+    The C file that tells the runtime about one model and gives its functions their prefixed names. A digest says
+    that the weights lie in a file beside the library.
+    """
     symbols: dict[str, int] = {}
     tables = [
         *_c_table("inputs", signature["inputs"], symbols),
@@ -152,7 +155,8 @@ def c_source(
     ]
     names = ", ".join(map(_c_string, symbols)) or "0"
     text = json.dumps(signature, sort_keys=True)
-    mapped = f"{mapped_bytes}u, {_c_string(mapped_digest)}, {'stepwell_weights' if mapped_bytes else '0'}"
+    digest = _c_string(mapped_digest) if mapped_digest else "0"
+    weights = f"{'stepwell_weights' if weight_bytes else '0'}, {weight_bytes}u, {digest}"
     counts = (
         f"{len(signature['inputs'])}, {len(signature['outputs'])}, {len(symbols)}, {signature['threads']}"
     )
@@ -161,9 +165,9 @@ def c_source(
         *tables,
         f"static const char *const symbols[] = {{{names}}};",
         f"static const char *const features[] = {{{', '.join([*map(_c_string, features), '0'])}}};",
-        *(["extern char stepwell_weights[];"] if mapped_bytes else []),
+        *(["extern char stepwell_weights[];"] if weight_bytes else []),
         f"const stepwell_model_table stepwell_model = {{{_c_string(text)},",
-        f"  inputs, outputs, symbols, features, {counts}, {mapped}}};",
+        f"  inputs, outputs, symbols, features, {counts}, {weights}}};",
     ]
     if prefix:
         c, p, o = "stepwell_context *c", prefix, "const stepwell_options *o"

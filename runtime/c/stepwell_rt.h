@@ -103,9 +103,9 @@ typedef struct {
   int32_t n_outputs;
   int32_t n_symbols;
   int32_t threads;
-  uint64_t mapped_bytes;    /* of weights kept in a file beside the library; 0: they are inside */
-  const char *mapped_digest; /* what must follow the weights in that file */
-  void *mapped_at;
+  void *weights;
+  uint64_t weight_bytes;
+  const char *mapped_digest; /* what follows the weights in the file beside the library; NULL: they are inside */
 } stepwell_model_table;
 
 extern const stepwell_model_table stepwell_model;

@@ -3,6 +3,7 @@
 import gc
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -94,6 +95,25 @@ def test_mapped_weights(tmp_path, offset):
     (tmp_path / "m.weights").unlink()
     with pytest.raises(RunError, match="keep it beside the library"):
         load(path)
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 30], ids=["beside the library", "inside"])
+def test_weights_ask_for_huge_pages(tmp_path, limit):
+    """The kernel notes of which mappings huge pages are wanted ("hg"); their pages stay those of the file."""
+    if not Path("/sys/kernel/mm/transparent_hugepage").exists():
+        pytest.skip("a kernel without huge pages")
+    size = 9 << 20
+    path = build(tmp_path / "m.so", [(0, np.ones(size, np.uint8)), (size, TAIL)], size, map_above_bytes=limit)
+    model = load(path)
+    assert model().tolist() == TAIL.tolist()
+    file = path if limit else path.with_suffix(".weights")
+    mappings = re.findall(
+        rf"^([0-9a-f]+)-([0-9a-f]+) r--p .* {re.escape(str(file))}\n(?:.*\n)*?VmFlags:(.*)",
+        Path("/proc/self/smaps").read_text(),
+        re.MULTILINE,
+    )
+    wanted = sum(int(end, 16) - int(begin, 16) for begin, end, flags in mappings if " hg" in flags)
+    assert size - (4 << 20) < wanted <= size
 
 
 def test_mapped_weights_of_another_model_are_refused_in_c(tmp_path):

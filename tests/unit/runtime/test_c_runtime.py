@@ -200,3 +200,29 @@ def test_runs_allocate_nothing_after_the_first(clang, tmp_path, out, body):
     program = tmp_path / "heap"
     call([*clang, *WARNINGS, HERE / "heap.c", library, "-o", program])
     assert call([program], env={"LD_LIBRARY_PATH": str(tmp_path)}) == "0\n"
+
+
+def weights_of_megabytes() -> onnx.ModelProto:
+    """A product with 8 MiB of weights, and an intermediate result of 2 MiB and more."""
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        wide (float[1, 512] x) => (float[1, 512] y) {
+          column = Transpose <perm = [1, 0]> (x)  outer = MatMul (column, x)  sums = CumSum (outer, axis)
+          repeated = Concat <axis = 1> (sums, sums, sums, sums)
+          h = MatMul (x, repeated)  y = MatMul (h, w)
+        }""")
+    weights = np.random.default_rng(0).normal(size=(2048, 512)).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0), "axis"))
+    return model
+
+
+def test_where_huge_pages_are_refused_nothing_else_changes(clang, tmp_path):
+    library = tmp_path / "libwide.so"
+    stepwell.compile(weights_of_megabytes()).save(library)
+    call([*clang, *WARNINGS, HERE / "pages.c", library, "-o", tmp_path / "pages"])
+    environment = {"LD_LIBRARY_PATH": str(tmp_path)}
+    asked, *bits = call([tmp_path / "pages"], env=environment).split()
+    assert int(asked) >= 1, "for the weights at least"
+    assert call([tmp_path / "pages", "refuse"], env=environment).split() == [asked, *bits]
+    assert len({*bits}) > 400
