@@ -32,6 +32,7 @@ class Target:
     flops_per_ns: float
     """Peak f32 flops of one core, a multiply-add counted as two."""
     dram_bytes_per_ns: float
+    """Bytes read from memory by one core, in order."""
     cache_bytes_per_ns: float
     """Bytes read from L3 by one core."""
     threads: int
@@ -46,8 +47,6 @@ class Target:
 
 _KIB, _MIB = 1 << 10, 1 << 20
 _X86, _ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
-_DRAM_BYTES_PER_NS = 14.0
-"""Measured on Sapphire Rapids, one core, 128 MB in turn."""
 _L3_BYTES_PER_CYCLE = 27.0
 """Measured on Sapphire Rapids for working sets up to 8 MiB; other cores are within a factor of two."""
 
@@ -60,6 +59,7 @@ def _target(
     registers: int,
     fma_units: int,
     ghz: float,
+    dram: float,
     caches: tuple[int, int, int],
 ) -> Target:
     lanes = vector_bytes // 4
@@ -73,27 +73,39 @@ def _target(
         l2_bytes=caches[1],
         l3_bytes=caches[2],
         flops_per_ns=lanes * 2 * fma_units * ghz,
-        dram_bytes_per_ns=_DRAM_BYTES_PER_NS,
+        dram_bytes_per_ns=dram,
         cache_bytes_per_ns=_L3_BYTES_PER_CYCLE * ghz,
         threads=1,
     )
 
 
-def _x86(name: str, bits: int, fma_units: int, ghz: float, l1: int, l2: int, l3: int) -> Target:
-    registers = 32 if bits == 512 else 16
+def _x86(
+    name: str, bits: int, fma_units: int, ghz: float, l1: int, l2: int, l3: int, dram: float = 14.0
+) -> Target:
     caches = (l1 * _KIB, l2 * _KIB, l3 * _MIB)
     return _target(
-        name, _X86, vector_bytes=bits // 8, registers=registers, fma_units=fma_units, ghz=ghz, caches=caches
+        name,
+        _X86,
+        vector_bytes=bits // 8,
+        registers=32 if bits == 512 else 16,
+        fma_units=fma_units,
+        ghz=ghz,
+        dram=dram,
+        caches=caches,
     )
 
 
-def _arm(name: str, fma_units: int, ghz: float, l1: int, l2: int, l3: int) -> Target:
+def _arm(name: str, fma_units: int, ghz: float, l1: int, l2: int, l3: int, dram: float) -> Target:
     caches = (l1 * _KIB, l2 * _KIB, l3 * _MIB)
-    return _target(name, _ARM, vector_bytes=16, registers=32, fma_units=fma_units, ghz=ghz, caches=caches)
+    return _target(
+        name, _ARM, vector_bytes=16, registers=32, fma_units=fma_units, ghz=ghz, dram=dram, caches=caches
+    )
 
 
 # Vector widths, FMA pipes: Agner Fog, "The microarchitecture of Intel, AMD and VIA CPUs" (2024); clocks are
-# sustained ones with wide vectors; caches per core, L3 the share of one compute complex.
+# sustained ones with wide vectors; caches per core, L3 the share of one compute complex. What one core reads from
+# memory was measured on Sapphire Rapids (128 MB in turn, GB/s), which Intel's servers before and after it resemble, and
+# unknown machines are taken for; the others are estimates by their kind (client, server, board), to a factor of two.
 _KNOWN = {
     target.name: target
     for target in (
@@ -102,26 +114,26 @@ _KNOWN = {
         _x86("x86-64-v3", 256, 2, 3.0, 32, 512, 8),
         _x86("x86-64-v4", 512, 2, 3.0, 32, 1024, 16),
         _x86("haswell", 256, 2, 3.0, 32, 256, 8),
-        _x86("skylake", 256, 2, 3.5, 32, 256, 8),
-        _x86("alderlake", 256, 2, 4.0, 48, 1280, 16),
+        _x86("skylake", 256, 2, 3.5, 32, 256, 8, dram=20.0),
+        _x86("alderlake", 256, 2, 4.0, 48, 1280, 16, dram=30.0),
         _x86("skylake-avx512", 512, 2, 2.6, 32, 1024, 16),
         _x86("cascadelake", 512, 2, 2.8, 32, 1024, 16),
         _x86("icelake-server", 512, 2, 2.9, 48, 1280, 24),
-        _x86("rocketlake", 512, 1, 3.6, 48, 512, 16),
+        _x86("rocketlake", 512, 1, 3.6, 48, 512, 16, dram=28.0),
         _x86("sapphirerapids", 512, 2, 3.4, 48, 2048, 32),
         _x86("emeraldrapids", 512, 2, 3.0, 48, 2048, 64),
         _x86("graniterapids", 512, 2, 3.0, 48, 2048, 64),
-        _x86("znver1", 256, 1, 3.0, 32, 512, 8),
-        _x86("znver2", 256, 2, 3.3, 32, 512, 16),
-        _x86("znver3", 256, 2, 3.5, 32, 512, 32),
-        _x86("znver4", 512, 1, 3.7, 32, 1024, 32),  # two passes of 256 bits
-        _x86("znver5", 512, 2, 4.0, 48, 1024, 32),
-        _arm("aarch64", 2, 2.5, 64, 512, 4),
-        _arm("cortex-a72", 1, 1.8, 32, 512, 1),
-        _arm("cortex-a76", 2, 2.4, 64, 512, 2),
-        _arm("neoverse-n1", 2, 2.5, 64, 1024, 32),
-        _arm("neoverse-v1", 4, 2.6, 64, 1024, 32),
-        _arm("neoverse-v2", 4, 3.0, 64, 2048, 32),
+        _x86("znver1", 256, 1, 3.0, 32, 512, 8, dram=20.0),
+        _x86("znver2", 256, 2, 3.3, 32, 512, 16, dram=20.0),
+        _x86("znver3", 256, 2, 3.5, 32, 512, 32, dram=24.0),
+        _x86("znver4", 512, 1, 3.7, 32, 1024, 32, dram=26.0),  # two passes of 256 bits
+        _x86("znver5", 512, 2, 4.0, 48, 1024, 32, dram=30.0),
+        _arm("aarch64", 2, 2.5, 64, 512, 4, dram=10.0),
+        _arm("cortex-a72", 1, 1.8, 32, 512, 1, dram=5.0),
+        _arm("cortex-a76", 2, 2.4, 64, 512, 2, dram=10.0),
+        _arm("neoverse-n1", 2, 2.5, 64, 1024, 32, dram=18.0),
+        _arm("neoverse-v1", 4, 2.6, 64, 1024, 32, dram=25.0),
+        _arm("neoverse-v2", 4, 3.0, 64, 2048, 32, dram=30.0),
     )
 }
 

@@ -70,6 +70,8 @@ def test_an_arm_machine_is_known_by_its_part(tmp_path):
     cpuinfo.write_text("processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\n")
     found = native_target(cpuinfo, tmp_path / "none")
     assert (found.cpu, found.vector_bytes, found.triple) == ("neoverse-n1", 16, "aarch64-unknown-linux-gnu")
+    assert found.dram_bytes_per_ns == resolve_target("neoverse-n1").dram_bytes_per_ns
+    assert found.dram_bytes_per_ns > resolve_target("cortex-a72").dram_bytes_per_ns
 
 
 def test_a_machine_that_says_nothing_still_has_numbers(tmp_path):
