@@ -1,5 +1,6 @@
 """The C runtime called from C: its promises, two models in one program, the example, and the sanitizers."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -78,6 +79,14 @@ def test_values_of_strings(clang, signatures, tmp_path):
 def test_threads(build, clang, tmp_path):
     call([*clang, *WARNINGS, HERE / "threads.c", build("rows"), "-o", tmp_path / "threads"])
     call([tmp_path / "threads", "500"])
+
+
+def test_beside_openmp(build, tmp_path):
+    if (gcc := shutil.which("gcc")) is None:
+        pytest.skip("needs gcc and its OpenMP library")
+    program = tmp_path / "openmp"
+    call([gcc, *WARNINGS, "-fopenmp", HERE / "openmp.c", build("rows"), "-o", program])
+    assert call([program]) == "3\n"
 
 
 def test_two_models_in_one_program(build, clang, tmp_path):

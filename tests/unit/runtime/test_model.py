@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -192,6 +193,43 @@ def test_call_after_fork(build):
             os._exit(0 if np.array_equal(model(x), want) and np.array_equal(model(x), want) else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert np.array_equal(model(x), want)
+
+
+def test_beside_torch(build):
+    """In turns and at the same time with torch on two OpenMP threads, both right."""
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(2)
+    model, x = load(build("rows"), threads=2), random_rows(200)
+    a = torch.arange(256 * 256, dtype=torch.float32).reshape(256, 256) % 7
+    ours, theirs = model(x), a @ a
+    errors = []
+
+    def check(times: int) -> None:
+        for _ in range(times):
+            if not (torch.equal(a @ a, theirs) and np.array_equal(model(x), ours)):
+                errors.append("in turns")
+
+    check(200)
+    workers = [threading.Thread(target=check, args=(100,)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for _ in range(300):
+        if not np.array_equal(model(x), ours):
+            errors.append("at the same time")
+    for worker in workers:
+        worker.join()
+    assert not errors
+
+
+def test_a_call_of_a_small_model_costs_microseconds(affine):
+    """3 to 5 us of CPU time from Python; twice that is allowed, for slower machines, and the fastest of many counts."""
+    x, seconds = np.ones((1, 4), np.float32), []
+    for _ in range(100):
+        begin = time.thread_time()
+        for _ in range(200):
+            affine.run({"x": x})
+        seconds.append((time.thread_time() - begin) / 200)
+    assert min(seconds) < 10e-6
 
 
 def test_bad_thread_counts(build):
