@@ -257,6 +257,15 @@ class FormatF64Op(TextOp):
 
 
 @_operation
+class FormatFixedOp(TextOp):
+    """A number with `digits` digits behind the point, as C's `%f` writes it; `nan`, `inf`, `-inf`."""
+
+    name = "text.format_fixed"
+    INPUTS, OUTPUT, ELEMENTWISE, NUMBERS = (f64,), STRING, 1, ("digits",)
+    digits = prop_def(IntegerAttr)
+
+
+@_operation
 class FormatI64Op(TextOp):
     """An integer in decimal digits."""
 

@@ -1,7 +1,7 @@
-"""The `value` dialect: what is no buffer below the graph level, the sequences and optionals of a model.
+"""The `value` dialect: what is no buffer below the graph level, the sequences, optionals and maps of a model.
 
-A `!value.any` is immutable: a tensor, a sequence of values, or absent (an optional that holds something is what it
-holds). Its type says no more; who reads a tensor out of it says which one he expects, and the run checks it.
+A `!value.any` is immutable: a tensor, a sequence of values, a map, which is two 1-D tensors of one length, its keys and
+its values, or absent (an optional that holds something is what it holds). Its type says no more; who reads a tensor out of it says which one he expects, and the run checks it.
 In the runtime it is a `const stepwell_value *` that lives until the next run begins.
 """
 
@@ -30,7 +30,7 @@ from stepwell.resources import dtype_of
 
 @irdl_attr_definition
 class AnyValueType(ParametrizedAttribute, TypeAttribute):
-    """A tensor, a sequence of values, or absent."""
+    """A tensor, a sequence of values, a map, or absent."""
 
     name = "value.any"
 
@@ -190,6 +190,52 @@ class EraseOp(IRDLOperation):
         super().__init__(operands=[sequence, position], result_types=[ANY])
 
 
+@irdl_op_definition
+class MapOp(IRDLOperation):
+    """
+    The map from each of `keys` to the element of `values` at its place; of equal keys the last counts.
+    Errors, at run time: they are no 1-D tensors, or not of one length.
+    """
+
+    name = "value.map"
+    keys = operand_def(_ANY)
+    values = operand_def(_ANY)
+    output = result_def(_ANY)
+    assembly_format = "$keys `to` $values attr-dict"
+    traits = traits_def(Pure())
+
+    def __init__(self, keys: SSAValue, values: SSAValue):
+        super().__init__(operands=[keys, values], result_types=[ANY])
+
+
+@irdl_op_definition
+class KeysOp(IRDLOperation):
+    """The keys of a map, a 1-D tensor. Errors, at run time: `input` is no map."""
+
+    name = "value.keys"
+    input = operand_def(_ANY)
+    output = result_def(_ANY)
+    assembly_format = "$input attr-dict"
+    traits = traits_def(Pure())
+
+    def __init__(self, input: SSAValue):
+        super().__init__(operands=[input], result_types=[ANY])
+
+
+@irdl_op_definition
+class ValuesOp(IRDLOperation):
+    """The values of a map, a 1-D tensor, in the order of its keys. Errors, at run time: `input` is no map."""
+
+    name = "value.values"
+    input = operand_def(_ANY)
+    output = result_def(_ANY)
+    assembly_format = "$input attr-dict"
+    traits = traits_def(Pure())
+
+    def __init__(self, input: SSAValue):
+        super().__init__(operands=[input], result_types=[ANY])
+
+
 _DLPACK_FLOATS = {
     "bfloat16": 4, "float8_e4m3fn": 10, "float8_e4m3fnuz": 11, "float8_e5m2": 12, "float8_e5m2fnuz": 13,
     "float8_e8m0fnu": 14, "float4_e2m1fn": 17,
@@ -213,6 +259,19 @@ def dlpack_type(element: Attribute) -> tuple[int, int]:
 
 VALUE = Dialect(
     "value",
-    [WrapOp, UnwrapOp, AbsentOp, PresentOp, EmptyOp, LengthOp, AtOp, InsertOp, EraseOp],
+    [
+        WrapOp,
+        UnwrapOp,
+        AbsentOp,
+        PresentOp,
+        EmptyOp,
+        LengthOp,
+        AtOp,
+        InsertOp,
+        EraseOp,
+        MapOp,
+        KeysOp,
+        ValuesOp,
+    ],
     [AnyValueType],
 )

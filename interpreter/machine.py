@@ -201,7 +201,9 @@ _TERMINATORS = {
 _SCALAR_READS = {"tensor.extract", "tensor.dim"}
 
 
-_VALUES = ("value.any", "graph.sequence", "graph.optional")
+_VALUES = ("value.any", "graph.sequence", "graph.optional", "graph.map")
+_NO_ARRAYS = (list, dict)
+"""How sequences and maps are given."""
 
 
 def _graph_meaning(op: Operation) -> Meaning:
@@ -233,7 +235,7 @@ def run_main(machine: Machine, inputs: Sequence[np.ndarray], function: str = "ma
         raise compile_error(
             main, f"@{function} takes {len(arguments)} inputs and {len(inputs)} were given", "give one each"
         )
-    given = [x if x is None or isinstance(x, list) else np.asarray(x) for x in inputs]
+    given = [x if x is None or isinstance(x, _NO_ARRAYS) else np.asarray(x) for x in inputs]
     for i, (x, argument) in enumerate(zip(given, arguments, strict=True)):
         if x is None or argument.type.name in _VALUES:
             continue
@@ -241,4 +243,4 @@ def run_main(machine: Machine, inputs: Sequence[np.ndarray], function: str = "ma
         given[i] = x.astype(dtype_of(want), copy=False) if x.dtype != object else x
     with np.errstate(all="ignore"):
         results = machine.call(function, given)
-    return [r if r is None or isinstance(r, list) else np.asarray(r) for r in results]
+    return [r if r is None or isinstance(r, _NO_ARRAYS) else np.asarray(r) for r in results]

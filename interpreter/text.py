@@ -205,6 +205,11 @@ def _format_float(machine: Machine, op: Any, x: np.ndarray) -> Iterable[Any]:
     return [format_float(value, op.numbers[0]) for value in x.ravel().tolist()]
 
 
+@_means("format_fixed")
+def _format_fixed(machine: Machine, op: Any, x: np.ndarray) -> Iterable[Any]:
+    return [f"{value:.{op.numbers[0]}f}" for value in x.ravel().tolist()]
+
+
 @_means("format_i64")
 def _format_integer(machine: Machine, op: Any, x: np.ndarray) -> Iterable[Any]:
     return [str(value % (1 << 64) if op.numbers[0] else value) for value in x.ravel().tolist()]

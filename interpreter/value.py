@@ -1,4 +1,7 @@
-"""Meaning of `value`: a tensor is a read-only array, a sequence a list that nobody changes, absent is None."""
+"""
+Meaning of `value`: a tensor is a read-only array, a sequence a list that nobody changes, a map a dict of Python's numbers
+and strings, absent is None.
+"""
 
 from typing import Any
 
@@ -39,6 +42,8 @@ def _unwrap(machine: Machine, op: Any) -> Results:
 def _kind(value: Any) -> str:
     if value is None:
         return "an absent value"
+    if isinstance(value, dict):
+        return "a map"
     return "a sequence" if isinstance(value, list) else "a tensor"
 
 
@@ -93,3 +98,41 @@ def _erase(machine: Machine, op: Any) -> Results:
     sequence = _sequence(machine[op.sequence])
     place = _place(sequence, machine.integer(op.position))
     return (sequence[:place] + sequence[place + 1 :],)
+
+
+def _part(value: Any) -> np.ndarray:
+    """A part of a map that is made."""
+    if not isinstance(value, np.ndarray) or value.ndim != 1:
+        what = f"a tensor of rank {value.ndim}" if isinstance(value, np.ndarray) else _kind(value)
+        raise RunError(f"{what} where the model makes a map; give keys and values of rank 1")
+    return value
+
+
+@meaning("value.map")
+def _map(machine: Machine, op: Any) -> Results:
+    keys, values = _part(machine[op.keys]), _part(machine[op.values])
+    if len(keys) != len(values):
+        raise RunError(f"{len(keys)} keys for {len(values)} values of a map")
+    return (dict(zip(keys.tolist(), values.tolist(), strict=True)),)
+
+
+def _map_of(value: Any) -> dict[Any, Any]:
+    if not isinstance(value, dict):
+        raise RunError(f"{_kind(value)} where the model reads a map")
+    return value
+
+
+def _list(items: Any) -> np.ndarray:
+    """Keys or values of a map; who unwraps them says their type."""
+    items = list(items)
+    return np.array(items, object if items and isinstance(items[0], str) else None)
+
+
+@meaning("value.keys")
+def _keys(machine: Machine, op: Any) -> Results:
+    return (_list(_map_of(machine[op.input])),)
+
+
+@meaning("value.values")
+def _values(machine: Machine, op: Any) -> Results:
+    return (_list(_map_of(machine[op.input]).values()),)

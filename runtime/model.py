@@ -60,7 +60,7 @@ def numpy_dtype(name: str) -> np.dtype:
 class TensorInfo:
     """
     One input or output: its name, element type (NumPy's name), and shape, with symbols for unknown extents.
-    Of a sequence or optional, both are those of the tensors that it is made of, "?" is an extent that may be
+    Of a sequence or optional, both are those of the tensors that it is made of, of a map those of its values; "?" is an extent that may be
     another one in each, and a shape of None any shape.
     """
 
@@ -68,7 +68,8 @@ class TensorInfo:
     dtype: str
     shape: tuple[Extent, ...] | None
     kind: str = TENSOR
-    """`tensor`, `sequence of tensor` (a list), `optional tensor` (or None), `optional sequence of tensor`."""
+    """`tensor`, `sequence of tensor` (a list), `optional tensor` (or None), `optional sequence of tensor`,
+    `map from string to tensor` (a dict), `sequence of map from int64 to tensor`, ..."""
 
 
 class _Frame:
@@ -217,8 +218,8 @@ class Model:
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """
-        Every output by name, for every input by name: an array each; of a sequence a list, of an absent optional
-        None.
+        Every output by name, for every input by name: an array each; of a sequence a list, of a map a dict, of an
+        absent optional None.
         """
         return dict(zip(self._output_names, self.run_in_order(inputs), strict=True))
 
@@ -291,7 +292,7 @@ class Model:
             self._frames.append(frame)
 
     def _run_values(self, frame: _Frame, values: Any) -> list[Any]:
-        """A run of a model with sequences or optionals: the runtime checks all shapes and makes all outputs."""
+        """A run of a model with sequences, optionals or maps: the runtime checks all shapes and makes all outputs."""
         encoder, inputs = Encoder(), len(self._inputs)
         words = encoder.values(inputs + len(self._outputs))
         for slot, value in zip(self._inputs, values, strict=True):

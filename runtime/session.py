@@ -105,6 +105,9 @@ _ORT_TYPES = {
 """Element types whose name in onnxruntime is not NumPy's."""
 
 
+_LAYER_TYPES = {"s": "seq({})", "o": "optional({})", "i": "map(int64,{})", "t": "map(string,{})"}
+
+
 class NodeArg:
     """
     An input or output: `name`, `shape` (an extent, a symbol's name, or None) and `type`, as `tensor(float)` or
@@ -116,7 +119,7 @@ class NodeArg:
         self.shape = list(info.shape or ())
         self.type = f"tensor({_ORT_TYPES.get(info.dtype, info.dtype)})"
         for layer in reversed(layers_of(info.kind)):
-            self.type = f"{'seq' if layer == 's' else 'optional'}({self.type})"
+            self.type = _LAYER_TYPES[layer].format(self.type)
 
     def __str__(self) -> str:
         return f"NodeArg(name='{self.name}', type='{self.type}', shape={self.shape})"

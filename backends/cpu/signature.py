@@ -38,7 +38,7 @@ API = ("abi_version", "signature_json", "create", "run", "last_error", "events",
 """The public functions, each without its prefix."""
 
 TENSOR = "tensor"
-_LAYERS = {"sequence of ": "s", "optional ": "o"}
+_LAYERS = {"sequence of ": "s", "optional ": "o", "map from int64 to ": "i", "map from string to ": "t"}
 """The words of a kind, such as `optional sequence of tensor`, and their letters in the table of the runtime."""
 
 _SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_.$]*\Z")
@@ -89,7 +89,10 @@ def canonical_signature(
 
 
 def layers_of(kind: str) -> str:
-    """What a value is made of, from the outside in: `s`, a sequence of; `o`, an optional; "" for a tensor."""
+    """
+    What a value is made of, from the outside in: `s`, a sequence of; `o`, an optional; `i` and `t`, a map from
+    integers and from strings; "" for a tensor.
+    """
     layers = ""
     while kind != TENSOR:
         word = next((word for word in _LAYERS if kind.startswith(word)), None)

@@ -17,6 +17,7 @@ from stepwell.conversion.graph_to_linalg import (
     images,
     indexing,
     linear_algebra,
+    maps,
     normalization,
     pooling,
     quantization,
@@ -38,7 +39,7 @@ from stepwell.diagnostics import unsupported
 
 __all__ = [
     "LOWERINGS", "GraphToLinalgPass", "Lowering", "contraction", "control", "convolution", "data_movement",
-    "elementwise", "images", "indexing", "linear_algebra", "lowers", "normalization", "pooling", "quantization", "randomness",
+    "elementwise", "images", "indexing", "linear_algebra", "lowers", "maps", "normalization", "pooling", "quantization", "randomness",
     "recurrent", "reduction", "resize", "sampling", "selection", "sequences", "signals", "sorting", "text", "trees",
 ]  # fmt: skip
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from xdsl.dialects import arith, math, scf
 from xdsl.dialects.builtin import AnyFloat, Float64Type, IndexType, IntegerType, TensorType, f32, f64, i1, i64
-from xdsl.ir import Block, Region, SSAValue
+from xdsl.ir import Attribute, Block, Region, SSAValue
 
 from stepwell.conversion.graph_to_linalg import text
-from stepwell.conversion.graph_to_linalg.lowering import Lowering, is_unsigned, lowers
+from stepwell.conversion.graph_to_linalg.lowering import Lowering, is_unsigned, lowers, signless
 from stepwell.conversion.graph_to_linalg.scalar import Body, Scalar
 from stepwell.conversion.graph_to_linalg.small_types import decoded, encoded, is_small
 from stepwell.diagnostics import unsupported
@@ -258,12 +258,26 @@ def _clip(low: Lowering, op: Any) -> SSAValue:
 
 @lowers("cast", "cast_like")
 def _cast(low: Lowering, op: Any) -> SSAValue:
-    x = low[op.operands[0]]
     source, target = op.operands[0].type.element_type, op.results[0].type.element_type
+    if source != target and not all(
+        isinstance(t, AnyFloat | IntegerType) or t == STRING for t in (source, target)
+    ):
+        raise unsupported(op, f"a cast from {source} to {target} needs complex numbers", "cast outside")
+    saturate, round_mode = low.attr(op, "saturate") != 0, low.attr(op, "round_mode") or "up"
+    return converted(low, low[op.operands[0]], source, target, saturate, round_mode)
+
+
+def converted(
+    low: Lowering,
+    x: SSAValue,
+    source: Attribute,
+    target: Attribute,
+    saturate: bool = True,
+    round_mode: str = "up",
+) -> SSAValue:
+    """Elements of type `source` as those of type `target`, both of the graph."""
     if source == target:
         return x
-    if not all(isinstance(t, AnyFloat | IntegerType) or t == STRING for t in (source, target)):
-        raise unsupported(op, f"a cast from {source} to {target} needs complex numbers", "cast outside")
     if target == STRING:
         if is_small(source):
             wide = i64 if isinstance(source, IntegerType) else f32
@@ -272,11 +286,10 @@ def _cast(low: Lowering, op: Any) -> SSAValue:
         return text.formatted(low, x, source)
     if source == STRING:
         x, source = text.parsed(low, x, target)
-    element = low.result_element(op)
+    element = signless(target)
     small = is_small(source) or is_small(target)
     if element == low.element(x) and not isinstance(element, AnyFloat) and not small:
         return x  # the sign is in the ops, not in the type
-    saturate, round_mode = low.attr(op, "saturate") != 0, low.attr(op, "round_mode") or "up"
 
     def body(v: Scalar) -> Scalar:
         if is_small(source):

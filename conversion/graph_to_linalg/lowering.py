@@ -47,7 +47,7 @@ from stepwell.conversion.graph_to_linalg.checks import check_extent, check_op, i
 from stepwell.conversion.graph_to_linalg.scalar import Body, Scalar
 from stepwell.conversion.graph_to_linalg.small_types import MOVES, is_small
 from stepwell.diagnostics import compile_error, unsupported
-from stepwell.dialects.graph import STRING, OptionalType, SequenceType
+from stepwell.dialects.graph import STRING, MapType, OptionalType, SequenceType
 from stepwell.dialects.graph.shape import Atom, Dim, Expr, dims_of, maximum, product, unknown
 from stepwell.dialects.schedule import RUNTIME_KEY
 from stepwell.dialects.text import STRING as TEXT
@@ -90,11 +90,15 @@ ON_STRINGS = frozenset(
 VALUE_OPS = frozenset(
     f"graph.{name}"
     for name in """
-        concat_from_sequence identity if loop optional optional_get_element optional_has_element sequence_at
-        sequence_construct sequence_empty sequence_erase sequence_insert sequence_length split_to_sequence
+        cast_map concat_from_sequence dict_vectorizer identity if loop optional optional_get_element optional_has_element
+        sequence_at sequence_construct sequence_empty sequence_erase sequence_insert sequence_length split_to_sequence
+        zip_map
     """.split()
 )
-"""Operators on sequences and optionals."""
+"""Operators on sequences, optionals and maps."""
+
+_MADE = (SequenceType, OptionalType, MapType)
+"""Types of values that are made of tensors."""
 
 MAX_BYTES = 32 << 30
 """No value of a model may take more memory."""
@@ -144,16 +148,16 @@ def lowered_type(type: Attribute) -> Attribute:
     """The type of a value below graph: no encoding, no signs."""
     if isinstance(type, TensorType):
         return TensorType(signless(type.element_type), type.shape)
-    return ANY if isinstance(type, SequenceType | OptionalType) else signless(type)
+    return ANY if isinstance(type, _MADE) else signless(type)
 
 
 def _unknown_kind(op: Operation) -> Attribute | None:
     """What the op works on that is neither a tensor of numbers nor, where it may be, made of such."""
     for value in (*op.operands, *op.results):
         type = value.type
-        while isinstance(type, SequenceType | OptionalType) and op.name in VALUE_OPS:
+        while isinstance(type, _MADE) and op.name in VALUE_OPS:
             type = type.element
-        if isinstance(type, SequenceType | OptionalType):
+        if isinstance(type, _MADE):
             return type
         element = getattr(type, "element_type", type)
         if isinstance(element, ComplexType):

@@ -20,7 +20,7 @@ def wrapped(low: Lowering, new: SSAValue, old_type: Attribute) -> SSAValue:
     return low.value(value.WrapOp(new, old_type.element_type))
 
 
-def _unwrapped(low: Lowering, handle: SSAValue, type: Attribute) -> SSAValue:
+def unwrapped(low: Lowering, handle: SSAValue, type: Attribute) -> SSAValue:
     """The tensor of the graph's type `type` that `handle` holds."""
     assert isinstance(type, TensorType), "only tensors are unwrapped"
     return low.value(value.UnwrapOp(handle, type.element_type, lowered_type(type)))
@@ -68,7 +68,7 @@ def _at(low: Lowering, op: Any) -> SSAValue:
     sequence, position = low.operands(op)
     element = low.value(value.AtOp(sequence, _position(low, position)))
     type = op.results[0].type
-    return _unwrapped(low, element, type) if isinstance(type, TensorType) else element
+    return unwrapped(low, element, type) if isinstance(type, TensorType) else element
 
 
 @lowers("sequence_insert")
@@ -99,7 +99,7 @@ def _concat(low: Lowering, op: Any) -> SSAValue:
     count = low.dim_of(low.value(value.LengthOp(sequence)))
 
     def piece_at(i: SSAValue) -> SSAValue:
-        return _unwrapped(low, low.value(value.AtOp(sequence, i)), element)
+        return unwrapped(low, low.value(value.AtOp(sequence, i)), element)
 
     first = low.shape(piece_at(low.constant(0)))
     if stacked:
@@ -210,4 +210,4 @@ def _get_element(low: Lowering, op: Any) -> SSAValue:
         return new
     present = low.value(value.PresentOp(new))
     _assert(low, present, "the optional is absent", "ask graph.optional_has_element first")
-    return _unwrapped(low, new, type) if isinstance(type, TensorType) else new
+    return unwrapped(low, new, type) if isinstance(type, TensorType) else new

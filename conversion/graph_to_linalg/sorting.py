@@ -91,7 +91,7 @@ def stable_order(low: Lowering, count: Dim, precedes: Precedes) -> SSAValue:
     return low.reshaped(repeat.results[1], (count,))
 
 
-class _Rows:
+class Rows:
     """The rows of a matrix, compared element by element; NaN equals NaN and comes last."""
 
     def __init__(self, low: Lowering, rows: SSAValue, unsigned: bool):
@@ -154,9 +154,9 @@ def _unique(low: Lowering, op: Any) -> list[SSAValue]:
     front = [axis, *(a for a in range(len(shape)) if a != axis)]
     rows = low.reshape(low.transpose(x, front), (count, product(shape[a] for a in front[1:])))
     if low.element(rows) == STRING:
-        compared = _Rows(low, text.apply(low, RankOp, [rows], low.shape(rows)), False)
+        compared = Rows(low, text.apply(low, RankOp, [rows], low.shape(rows)), False)
     else:
-        compared = _Rows(low, rows, low.unsigned(op)[0])
+        compared = Rows(low, rows, low.unsigned(op)[0])
     order = stable_order(low, count, compared.precedes)
     firsts, inverse = low.empty((count,), INDEX), low.empty((count,), INDEX)
     counts = low.fill(0, (count,), i64)
@@ -180,7 +180,7 @@ def _unique(low: Lowering, op: Any) -> list[SSAValue]:
 
 
 def _grouped(
-    low: Lowering, rows: _Rows, order: SSAValue, outputs: list[SSAValue]
+    low: Lowering, rows: Rows, order: SSAValue, outputs: list[SSAValue]
 ) -> tuple[SSAValue, SSAValue, SSAValue, SSAValue]:
     """For each group of equal rows, in order, its first index and its size; for each row its group; their number."""
     (count,) = low.shape(order)

@@ -19,6 +19,9 @@ from stepwell.interpreter.casing import Case, case_ranges, in_case
 from stepwell.interpreter.regex import PatternError, automaton_of
 from stepwell.interpreter.text import to_bytes
 
+FIXED_DIGITS = 6
+"""Digits behind the point where a float becomes a string in the way of C++'s `std::to_string`."""
+
 FLOAT_DIGITS = 8
 """Significant digits of a float as a string, of any width, as ONNX Runtime writes it."""
 
@@ -47,7 +50,7 @@ def string_constant(low: Lowering, strings: Sequence[str], shape: Sequence[int])
     return apply(low, text.ViewOp, words(low, strings), tuple(shape))
 
 
-def _spread(low: Lowering, value: SSAValue, shape: Shape) -> SSAValue:
+def spread(low: Lowering, value: SSAValue, shape: Shape) -> SSAValue:
     """`value` broadcast to `shape`."""
     if low.shape(value) == tuple(shape):
         return value
@@ -58,14 +61,14 @@ def equal(low: Lowering, op: Any) -> SSAValue:
     """`graph.equal` on strings."""
     x, y = low.operands(op)
     shape = low.broadcast_shape([low.shape(x), low.shape(y)])
-    return apply(low, text.EqualOp, [_spread(low, x, shape), _spread(low, y, shape)], shape)
+    return apply(low, text.EqualOp, [spread(low, x, shape), spread(low, y, shape)], shape)
 
 
 @lowers("string_concat")
 def _string_concat(low: Lowering, op: Any) -> SSAValue:
     x, y = low.operands(op)
     shape = low.broadcast_shape([low.shape(x), low.shape(y)])
-    return apply(low, text.ConcatOp, [_spread(low, x, shape), _spread(low, y, shape)], shape)
+    return apply(low, text.ConcatOp, [spread(low, x, shape), spread(low, y, shape)], shape)
 
 
 @lowers("string_split")
@@ -87,7 +90,8 @@ def _in_case(low: Lowering, x: SSAValue, case: Case) -> SSAValue:
     return apply(low, text.MapOp, [x, low.tensor_constant(table)], low.shape(x))
 
 
-def _sorted_words(strings: Sequence[str]) -> list[str]:
+def sorted_words(strings: Sequence[str]) -> list[str]:
+    """Each string once, in the order of their bytes, which `text.find` asks for."""
     return sorted(set(strings), key=to_bytes)
 
 
@@ -113,7 +117,7 @@ def _string_normalizer(low: Lowering, op: Any) -> SSAValue:
         check(low, one, "graph.string_normalizer: it drops words of more rows than one")
     flat = (product(shape),)
     compared = low.reshape(x if exact else y if change == "lower" else _in_case(low, x, "lower"), flat)
-    sought = _sorted_words(stop if exact else [in_case(s, "lower") for s in stop])
+    sought = sorted_words(stop if exact else [in_case(s, "lower") for s in stop])
     found = apply(low, text.FindOp, [compared, *words(low, sought)], flat)
     kept = low.map(lambda place: place.below(0), [found], flat, i1)
     positions, count = true_positions(low, kept)
@@ -121,7 +125,7 @@ def _string_normalizer(low: Lowering, op: Any) -> SSAValue:
     body = _reads(y)
     gathered = low.map(body, [positions], (count,), STRING, widen=False)
     some = low.dim_of(low.value(arith.MaxSIOp(low.index(count), low.constant(1))))
-    filled = _spread(low, string_constant(low, [""], ()), (some,))
+    filled = spread(low, string_constant(low, [""], ()), (some,))
     result = low.insert(gathered, filled, [0], sizes=[count])
     return result if len(shape) == 1 else low.reshape(low.reshaped(result, (some,)), (1, some))
 
@@ -166,6 +170,13 @@ def formatted(low: Lowering, x: SSAValue, source: Attribute) -> SSAValue:
     return apply(low, text.FormatI64Op, [wide], shape, is_unsigned=int(is_unsigned(source)))
 
 
+def fixed(low: Lowering, x: SSAValue) -> SSAValue:
+    """Floats as strings in the way of C++'s `std::to_string`."""
+    shape = low.shape(x)
+    wide = low.map(lambda v: v.cast(f64), [x], shape, f64, widen=False)
+    return apply(low, text.FormatFixedOp, [wide], shape, digits=FIXED_DIGITS)
+
+
 def parsed(low: Lowering, x: SSAValue, target: Attribute) -> tuple[SSAValue, Attribute]:
     """The numbers that strings spell, in the type that is wide enough for `target`; and that type."""
     shape = low.shape(x)
@@ -199,7 +210,7 @@ def _label_encoder(low: Lowering, op: Any) -> SSAValue:
         )
     else:
         places = list(range(len(keys)))
-        found = _find_number(low, x, keys)
+        found = find_number(low, x, keys)
     last_place = len(places)
     # The default stands behind the values.
     chosen = np.concatenate([values[places], default.reshape(1)])
@@ -224,7 +235,7 @@ def _table(low: Lowering, op: Any, name: str) -> np.ndarray:
     return array.reshape(-1)
 
 
-def _find_number(low: Lowering, x: SSAValue, keys: np.ndarray) -> SSAValue:
+def find_number(low: Lowering, x: SSAValue, keys: np.ndarray) -> SSAValue:
     """The last place of each element among `keys`, any NaN being as good as another; -1 where it is none."""
     shape, d = low.shape(x), dims(low.rank(x) + 1)
     table = low.tensor_constant(keys.astype(keys.dtype), low.element(x))
@@ -254,7 +265,7 @@ def _tf_idf_vectorizer(low: Lowering, op: Any) -> SSAValue:
     columns = max(places, default=-1) + 1
     low.check_table(op, columns)
     if low.element(x) == STRING:
-        vocabulary = _sorted_words(pool)
+        vocabulary = sorted_words(pool)
         numbers = {word: number for number, word in enumerate(vocabulary)}
         pool = [numbers[word] for word in pool]
         items = apply(low, text.FindOp, [x, *words(low, vocabulary)], shape)

@@ -19,6 +19,9 @@ VALUE_FUNCTIONS: dict[str, LLVMFunctionType] = {
     "stepwell_rt_at": LLVMFunctionType([PTR, PTR, i64], PTR),
     "stepwell_rt_insert": LLVMFunctionType([PTR, PTR, PTR, i64], PTR),
     "stepwell_rt_erase": LLVMFunctionType([PTR, PTR, i64], PTR),
+    "stepwell_rt_map": LLVMFunctionType([PTR, PTR, PTR], PTR),
+    "stepwell_rt_keys": LLVMFunctionType([PTR, PTR], PTR),
+    "stepwell_rt_values": LLVMFunctionType([PTR, PTR], PTR),
     "stepwell_rt_output_value": LLVMFunctionType([PTR, i64, PTR], i32),
 }
 """What `runtime/c/stepwell_rt.h` declares for values."""
@@ -96,4 +99,7 @@ VALUES: dict[str, Handler] = {
     "value.at": _calls("stepwell_rt_at", "sequence", "position"),
     "value.insert": _calls("stepwell_rt_insert", "sequence", "element", "position"),
     "value.erase": _calls("stepwell_rt_erase", "sequence", "position"),
+    "value.map": _calls("stepwell_rt_map", "keys", "values"),
+    "value.keys": _calls("stepwell_rt_keys", "input"),
+    "value.values": _calls("stepwell_rt_values", "input"),
 }

@@ -37,6 +37,7 @@ from stepwell.dialects.graph.trees import *  # noqa: F403
 from stepwell.dialects.graph.types import (
     ONNX_ELEMENTS,
     STRING,
+    MapType,
     NothingType,
     OptionalType,
     SequenceType,
@@ -52,7 +53,7 @@ from stepwell.dialects.graph.types import (
 ONNX_NAMES: dict[str, type[GraphOp]] = dict(sorted(_core.OPERATORS.items()))
 """ONNX operator (of the default domain) to the class of its op."""
 
-_TYPES = [StringType, SequenceType, OptionalType, NothingType]
+_TYPES = [StringType, SequenceType, OptionalType, MapType, NothingType]
 GRAPH = Dialect("graph", [*ONNX_NAMES.values(), YieldOp], [ShapeAttr, *_TYPES])
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "Dim",
     "Expr",
     "GraphOp",
+    "MapType",
     "NothingType",
     "OptionalType",
     "SequenceType",

@@ -73,7 +73,7 @@ from stepwell.dialects.graph.types import dense_from_numpy
 TENSOR = BaseAttr(TensorType)
 """Any ranked tensor."""
 VALUE = AnyAttr()
-"""A tensor, a sequence or an optional."""
+"""A tensor, a sequence, an optional or a map."""
 
 OPERATORS: "dict[str, type[GraphOp]]" = {}
 """ONNX operator name to its class; filled by `operator`."""
@@ -211,7 +211,7 @@ class GraphOp(IRDLOperation):
     REGION_COUNT: ClassVar[int] = 0
     ONNX_NAME: ClassVar[str] = ""
     ONNX_DOMAIN: ClassVar[str] = ""
-    """The domain of the operator; of ops of the compiler itself always the default one."""
+    """The domain of the operator."""
 
     @classmethod
     def build(  # pyright: ignore[reportIncompatibleMethodOverride]

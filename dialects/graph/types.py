@@ -31,6 +31,7 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.ir import Attribute, ParametrizedAttribute, TypeAttribute
 from xdsl.irdl import irdl_attr_definition, param_def
+from xdsl.utils.exceptions import VerifyException
 
 from stepwell.dialects.graph.shape import dims_of, tensor_type, unknown
 
@@ -70,6 +71,27 @@ class OptionalType(ParametrizedAttribute, TypeAttribute):
 
     name = "graph.optional"
     element: Attribute = param_def()
+
+
+@irdl_attr_definition
+class MapType(ParametrizedAttribute, TypeAttribute):
+    """
+    A finite map from keys (`i64` or `!graph.string`) to values: scalars of the type `element`, which is `tensor<f32>`,
+    `tensor<f64>`, `tensor<i64>` or `tensor<!graph.string>`. Which keys there are is known at run time.
+    """
+
+    name = "graph.map"
+    key: Attribute = param_def()
+    element: Attribute = param_def()
+
+    def verify(self) -> None:
+        if self.key not in (i64, STRING):
+            raise VerifyException(f"keys of type {self.key} must be i64 or {STRING}")
+        scalar = isinstance(self.element, TensorType) and not self.element.get_num_dims()
+        if not scalar or self.element.element_type not in (f32, f64, i64, STRING):  # pyright: ignore
+            raise VerifyException(
+                f"values of type {self.element} must be scalars of f32, f64, i64 or {STRING}"
+            )
 
 
 def held(type: Attribute) -> Attribute:

@@ -146,7 +146,8 @@ def _op(op: type[Any]) -> Iterator[str]:
         traits.append(Pure.__name__)
     facts = [f"Traits: {', '.join(traits)}."] if traits else []
     if onnx_name := getattr(op, "ONNX_NAME", ""):
-        facts.append(f"ONNX: [{onnx_name}](https://onnx.ai/onnx/operators/onnx__{onnx_name}.html).")
+        domain = getattr(op, "ONNX_DOMAIN", "").replace(".", "")
+        facts.append(f"ONNX: [{onnx_name}](https://onnx.ai/onnx/operators/onnx_{domain}_{onnx_name}.html).")
     if facts:
         yield " ".join(facts) + "\n"
     if example := graph_examples().get(op.name) or _lit_line(op.name):

@@ -18,6 +18,7 @@ from stepwell.dialects.graph import (
     ConstantOp,
     Dim,
     GraphOp,
+    MapType,
     NothingType,
     OptionalType,
     SequenceType,
@@ -129,6 +130,8 @@ def type_proto(type: Attribute) -> onnx.TypeProto:
         return onnx.helper.make_sequence_type_proto(type_proto(type.element))
     if isinstance(type, OptionalType):
         return onnx.helper.make_optional_type_proto(type_proto(type.element))
+    if isinstance(type, MapType):
+        return onnx.helper.make_map_type_proto(_NUMBER_OF[type.key], type_proto(type.element))
     if isinstance(type, UnrankedTensorType | NothingType):
         return onnx.helper.make_tensor_type_proto(_NUMBER_OF[type.element_type], None)
     assert isinstance(type, TensorType)

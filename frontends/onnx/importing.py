@@ -36,6 +36,7 @@ from stepwell.dialects.graph import (
     ONNX_NAMES,
     Dim,
     GraphOp,
+    MapType,
     NothingType,
     OptionalType,
     SequenceType,
@@ -269,6 +270,8 @@ class Importer:
             return SequenceType(self._element_type(proto.sequence_type.elem_type, where, dims, renamed))
         if kind == "optional_type":
             return OptionalType(self._element_type(proto.optional_type.elem_type, where, dims, renamed))
+        if kind == "map_type":
+            return self._map_type(proto.map_type, where)
         if kind != "tensor_type":
             what = (kind or "no_type").removesuffix("_type").replace("_", " ")
             raise UnsupportedError(f"{where}: a value of type {what}; export with tensors only")
@@ -299,6 +302,18 @@ class Importer:
         except VerifyException as error:
             raise failure(where, str(error), "use smaller extents") from None
 
+    def _map_type(self, proto: onnx.TypeProto.Map, where: str) -> Attribute:
+        """The type of a map; values are scalars, also where an exporter says that they have one extent of 1."""
+        value = proto.value_type.tensor_type
+        if not proto.value_type.HasField("tensor_type") or any(dim.dim_value != 1 for dim in value.shape.dim):
+            raise UnsupportedError(f"{where}: a map whose values are no scalars; export scalars")
+        key, element = self._element(proto.key_type, where), self._element(value.elem_type, where)
+        try:
+            return MapType(key, tensor_type([], element))
+        except VerifyException as error:
+            reason = str(error).strip().split("\n")[-1]
+            raise UnsupportedError(f"{where}: a map: {reason}; export another type") from None
+
     def _element_type(
         self, proto: onnx.TypeProto, where: str, dims: Mapping[str, int], renamed: dict[str, Dim]
     ) -> Attribute:
@@ -321,6 +336,12 @@ class Importer:
 
     def _check_declared(self, value: onnx.ValueInfoProto, type: Attribute, where: str) -> None:
         """The file's own words on an output may not contradict what the graph computes."""
+        inner = type.element if isinstance(type, SequenceType) else type
+        if isinstance(inner, MapType) and value.type.WhichOneof("value"):
+            if (declared := self._type(value.type, where, {}, {})) != type:
+                raise failure(
+                    where, f"declared as {declared}, but the graph computes {type}", "export it again"
+                )
         if value.type.WhichOneof("value") != "tensor_type" or not isinstance(type, TensorType):
             return
         tensor = value.type.tensor_type
@@ -374,8 +395,6 @@ class Importer:
             fix = "replace them or export otherwise"
             if all("." in name for name in places):  # of the user's domains
                 fix += ", or say what they mean in a plug-in (--load-pass)"
-            if any(name.endswith(".ZipMap") for name in places):
-                fix = "export with the option zipmap=False, which gives the scores as a tensor"
             raise UnsupportedError(f"{self.label}: {count} not supported: {listed}; {fix}")
 
     def _is_known(self, node: onnx.NodeProto, domain: str, versions: Mapping[str, int]) -> bool:
@@ -540,7 +559,8 @@ class Importer:
             results = rule(call, self)
             assert results is not None, "a rule of a contributed operator makes its results"
             return list(results)
-        if call.domain and call.op in building.operators_of(call.domain):
+        of_plugin = call.domain and call.domain not in _RULES_BY_DOMAIN
+        if of_plugin and call.op in building.operators_of(call.domain):
             # An op of a plug-in: its class says what it takes.
             return self._build(call.op, call.domain, call.operands, call.attributes, call.used)
         if not call.domain and call.op == "LayerNormalization":

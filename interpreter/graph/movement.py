@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from stepwell.dialects.graph import GraphOp
-from stepwell.dialects.graph.types import numpy_from_dense
+from stepwell.dialects.graph import STRING, GraphOp
+from stepwell.dialects.graph.types import numpy_dtype, numpy_from_dense
+from stepwell.errors import RunError
+from stepwell.interpreter.graph.elementwise import cast
 from stepwell.interpreter.graph.evaluation import evaluates, narrow
 
 Array = Any
@@ -360,7 +362,7 @@ def _non_max_suppression(
     return np.array(rows, np.int64).reshape(-1, 3)
 
 
-# --- sequences, optionals, strings
+# --- sequences, optionals, maps, strings
 
 
 @evaluates("sequence_empty", exact=True)
@@ -424,6 +426,50 @@ def _optional_has_element(op: GraphOp, x: Any = None) -> Array:
 @evaluates("optional_get_element", exact=True)
 def _optional_get_element(op: GraphOp, x: Any) -> Any:
     return (x,)
+
+
+@evaluates("zip_map", exact=True)
+def _zip_map(op: GraphOp, x: Array) -> Any:
+    labels = op.get("classlabels_int64s") or op.get("classlabels_strings")
+    return ([dict(zip(labels, row, strict=True)) for row in np.atleast_2d(x).tolist()],)
+
+
+def _is_text(type: Any) -> bool:
+    return type.element_type == STRING
+
+
+@evaluates("dict_vectorizer", exact=True)
+def _dict_vectorizer(op: GraphOp, x: dict[Any, Any]) -> Array:
+    vocabulary = op.get("int64_vocabulary") or op.get("string_vocabulary")
+    absent = "" if _is_text(op.results[0].type) else 0
+    values = [x.get(key, absent) for key in vocabulary]
+    return np.array([[*values, None]], object)[:, :-1] if absent == "" else np.array([values])
+
+
+@evaluates("cast_map", exact=True)
+def _cast_map(op: GraphOp, x: dict[int, Any]) -> Array:
+    target: Any = op.results[0].type
+    keys = sorted(x)
+    sparse, most = op.get("map_form") == "SPARSE", op.get("max_map")
+    if sparse and any(key < 0 for key in keys):
+        raise RunError(f"{op.name}: a key is negative; pass keys from 0 to max_map - 1")
+    held: Any = op.operands[0].type
+    values: Array = np.array([*(x[key] for key in keys), None], object)[:-1]
+    numbers = not _is_text(held.element)
+    if numbers:
+        values = values.astype(np.float32)
+    if _is_text(target) and numbers:
+        texts = [f"{value:.6f}" for value in values.tolist()]
+        row = np.array([*texts, None], object)[:-1]
+    else:
+        row = cast(values, numpy_dtype(target.element_type))
+    if not sparse:
+        return row[None]
+    every = np.full(most, "0.f" if _is_text(target) else 0, row.dtype)
+    for key, value in zip(keys, row.tolist(), strict=True):
+        if key < most:
+            every[key] = value
+    return every[None]
 
 
 @evaluates("constant", exact=True)

@@ -36,7 +36,7 @@ typedef struct {
   block memory;      /* the context's own copy; unused while the caller's buffer is written */
   char *destination; /* where this run's output lies; NULL until asked for */
   int64_t *shape;    /* rank extents, then rank strides */
-  const stepwell_value *value; /* of a sequence or optional, in this run */
+  const stepwell_value *value; /* of what is no plain tensor, in this run */
 } output;
 
 typedef struct pool pool;
@@ -52,7 +52,7 @@ struct stepwell_context {
   chunk *chunks;
   block *staging;   /* per input: the contiguous, aligned copy of one that is not, and what a value is made of */
   block *fresh;     /* per input: what becomes its staging when all inputs are bound */
-  void **inputs;    /* per input: its data in this run; of a sequence or optional, the context's own value */
+  void **inputs;    /* per input: its data in this run; of what is no plain tensor, the context's own value */
   int64_t *dims;    /* the dynamic extents of all inputs */
   int64_t *symbols; /* the value of each symbol in this run; -1 unknown */
   output *outputs;

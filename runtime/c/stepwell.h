@@ -91,7 +91,13 @@ typedef struct {
 #endif
 
 /* What a value is. Zero is "absent", so a zeroed output asks the context to allocate it. */
-typedef enum { STEPWELL_ABSENT = 0, STEPWELL_TENSOR = 1, STEPWELL_STRINGS = 2, STEPWELL_SEQUENCE = 3 } stepwell_kind;
+typedef enum {
+  STEPWELL_ABSENT = 0,
+  STEPWELL_TENSOR = 1,
+  STEPWELL_STRINGS = 2,
+  STEPWELL_SEQUENCE = 3,
+  STEPWELL_MAP = 4,
+} stepwell_kind;
 
 typedef struct {
   const char *data; /* UTF-8, not necessarily terminated; may hold NUL */
@@ -113,6 +119,13 @@ typedef struct {
   size_t count;
 } stepwell_sequence;
 
+/* Two tensors of rank 1 and of one length, perhaps of strings: value i belongs to key i. Of equal keys the last counts.
+ * Maps of one sequence may share their keys: equal pointers, equal keys. */
+typedef struct {
+  stepwell_value *keys;
+  stepwell_value *values;
+} stepwell_map;
+
 struct stepwell_value {
   int32_t kind; /* a stepwell_kind */
   int32_t reserved;
@@ -120,6 +133,7 @@ struct stepwell_value {
     DLTensor tensor;
     stepwell_string_tensor strings;
     stepwell_sequence sequence;
+    stepwell_map map;
   } as;
 };
 
@@ -151,7 +165,7 @@ STEPWELL_API stepwell_context *stepwell_create(const stepwell_options *options);
 /* Run the model; 0 on success. Several contexts may run at once; one context serialises its calls.
  * An input is checked against the signature, and copied where it is strided or misaligned.
  * An output that is absent, or a tensor whose data is NULL, is allocated by the context, with its shape and
- * strides, and valid until the next run or destroy; so is every sequence and optional, with all that it is made of.
+ * strides, and valid until the next run or destroy; so is every sequence, optional and map, with all that it is made of.
  * Any other output is written where it points to: it must be contiguous, of the right shape, and overlap no input and
  * no other output. */
 STEPWELL_API int stepwell_run(stepwell_context *context, const stepwell_value *inputs, size_t n_inputs,

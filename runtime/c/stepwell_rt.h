@@ -38,7 +38,11 @@ const stepwell_value *stepwell_rt_at(stepwell_context *context, const stepwell_v
 const stepwell_value *stepwell_rt_insert(stepwell_context *context, const stepwell_value *sequence,
                                          const stepwell_value *value, int64_t position);
 const stepwell_value *stepwell_rt_erase(stepwell_context *context, const stepwell_value *sequence, int64_t position);
-/* Let output `index`, a sequence or an optional, be `value`. Nonzero: stop. */
+/* A map of two tensors of rank 1 and of one length, and these. */
+const stepwell_value *stepwell_rt_map(stepwell_context *context, const stepwell_value *keys, const stepwell_value *values);
+const stepwell_value *stepwell_rt_keys(stepwell_context *context, const stepwell_value *map);
+const stepwell_value *stepwell_rt_values(stepwell_context *context, const stepwell_value *map);
+/* Let output `index`, which is no plain tensor, be `value`. Nonzero: stop. */
 int32_t stepwell_rt_output_value(stepwell_context *context, int64_t index, const stepwell_value *value);
 
 /* Kernels that the runtime defines; generated code launches them as it does its own, as one tile. */
@@ -70,6 +74,8 @@ int stepwell_rt_text_parse_i64(stepwell_context *, const stepwell_string *x, int
                                int64_t is_unsigned);
 int stepwell_rt_text_format_f64(stepwell_context *, const double *x, int64_t, stepwell_string *out, int64_t,
                                 int64_t digits);
+int stepwell_rt_text_format_fixed(stepwell_context *, const double *x, int64_t, stepwell_string *out, int64_t,
+                                  int64_t digits);
 int stepwell_rt_text_format_i64(stepwell_context *, const int64_t *x, int64_t, stepwell_string *out, int64_t,
                                 int64_t is_unsigned);
 int stepwell_rt_text_grams(stepwell_context *, const int64_t *items, int64_t, const int64_t *grams, int64_t,
@@ -84,10 +90,10 @@ typedef struct {
   const char *name;
   const char *dtype;
   const int64_t *dims;
-  int32_t rank; /* of the tensor, or of the tensors that a value is made of; -1: any */
+  int32_t rank; /* of the tensor, or of the tensors that a value is made of (0 of a map's values); -1: any */
   uint8_t code; /* DLPack's type code and width; for strings STEPWELL_STRING_CODE and the width of a stepwell_string */
   uint8_t bits;
-  const char *layers; /* from the outside in: s, a sequence of; o, an optional; "": a tensor */
+  const char *layers; /* from the outside in: s, a sequence of; o, an optional; i and t, a map from int64 and strings; "": a tensor */
 } stepwell_slot;
 
 #define STEPWELL_STRING_CODE 255

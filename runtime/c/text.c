@@ -337,6 +337,23 @@ int stepwell_rt_text_format_f64(stepwell_context *c, const double *x, int64_t n,
   return 0;
 }
 
+int stepwell_rt_text_format_fixed(stepwell_context *c, const double *x, int64_t n, string *out, int64_t k, int64_t digits) {
+  (void)n;
+  locale_t own;
+  size_t bytes = 1; /* snprintf ends each string with a zero, which the next one overwrites */
+  if (enter_locale(c, &own)) return 1;
+  for (int64_t i = 0; i < k; i++) bytes += (size_t)snprintf(NULL, 0, "%.*f", (int)digits, x[i]);
+  char *to = text_bytes(c, bytes);
+  for (int64_t i = 0; to && i < k; i++) {
+    int length = snprintf(to, bytes, "%.*f", (int)digits, x[i]);
+    out[i] = (string){to, (size_t)length};
+    to += length;
+    bytes -= (size_t)length;
+  }
+  uselocale(own);
+  return !to;
+}
+
 int stepwell_rt_text_format_i64(stepwell_context *c, const int64_t *x, int64_t n, string *out, int64_t k, int64_t is_unsigned) {
   (void)n;
   char *to = text_bytes(c, (size_t)k * FORMATTED_BYTES);

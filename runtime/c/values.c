@@ -1,4 +1,4 @@
-/* Sequences and optionals: immutable values, made during a run, that live until the next one begins.
+/* Sequences, optionals and maps: immutable values, made during a run, that live until the next one begins.
  *
  * A value is a `const stepwell_value *`. What an absent optional is, its kind says; an optional that holds something
  * is what it holds. Operations make new values and
@@ -26,8 +26,9 @@ static _Alignas(ALIGNMENT) const char nothing[ALIGNMENT];
 static const DLDataType STRING_TYPE = {STEPWELL_STRING_CODE, 8 * sizeof(stepwell_string), 1};
 
 static const char *kind_name(int32_t kind) {
-  static const char *const names[] = {"an absent value", "a tensor", "a tensor of strings", "a sequence"};
-  return kind >= 0 && kind <= STEPWELL_SEQUENCE ? names[kind] : "a value of an unknown kind";
+  static const char *const names[] = {"an absent value", "a tensor", "a tensor of strings", "a sequence",
+                                      "a map"};
+  return kind >= 0 && kind <= STEPWELL_MAP ? names[kind] : "a value of an unknown kind";
 }
 
 static size_t tensor_bytes(const DLTensor *t) {
@@ -74,6 +75,11 @@ static int check_element(stepwell_context *c, const stepwell_slot *s, const step
   return check_tensor(c, &slot, v, true);
 }
 
+/* The extent of a tensor of rank 1, of strings or not. */
+static int64_t length_of(const stepwell_value *v) {
+  return v->kind == STEPWELL_STRINGS ? v->as.strings.shape[0] : v->as.tensor.shape[0];
+}
+
 static size_t string_count(const stepwell_string_tensor *t) {
   size_t count = 1;
   for (int i = 0; i < t->ndim; i++) count *= (size_t)t->shape[i];
@@ -103,6 +109,27 @@ static void copy_strings(stepwell_string *to, const void *table, size_t count, c
   }
 }
 
+static int measure_value(stepwell_context *c, const stepwell_slot *s, const stepwell_value *v, size_t *bytes);
+
+/* A map as two tensors, `name.keys` and `name.values`, of one length that nobody asks for. */
+static int measure_map(stepwell_context *c, const stepwell_slot *s, const stepwell_value *v, size_t *bytes) {
+  static const int64_t any[] = {STEPWELL_ANY};
+  if (v->kind != STEPWELL_MAP) return fail(c, "input '%s': %s, expected a map", s->name, kind_name(v->kind));
+  const stepwell_map *m = &v->as.map;
+  if (!m->keys || !m->values) return fail(c, "input '%s': its keys or its values are NULL", s->name);
+  bool text = s->layers[0] == 't';
+  char name[2][128];
+  snprintf(name[0], sizeof name[0], "%s.keys", s->name);
+  snprintf(name[1], sizeof name[1], "%s.values", s->name);
+  stepwell_slot keys = {name[0], text ? "string" : "int64", any, 1, text ? STEPWELL_STRING_CODE : kDLInt,
+                        text ? 8 * sizeof(stepwell_string) : 64, ""};
+  stepwell_slot values = {name[1], s->dtype, any, 1, s->code, s->bits, ""};
+  *bytes += 2 * align(sizeof(stepwell_value));
+  if (measure_value(c, &keys, m->keys, bytes) || measure_value(c, &values, m->values, bytes)) return 1;
+  long long n = (long long)length_of(m->keys), k = (long long)length_of(m->values);
+  return n == k ? 0 : fail(c, "input '%s': %lld keys for %lld values", s->name, n, k);
+}
+
 /* Check `v` against the slot, and add up the bytes that `copy_value` will take. */
 static int measure_value(stepwell_context *c, const stepwell_slot *s, const stepwell_value *v, size_t *bytes) {
   if (s->layers[0] == 'o') {
@@ -111,6 +138,7 @@ static int measure_value(stepwell_context *c, const stepwell_slot *s, const step
     held.layers++;
     return measure_value(c, &held, v, bytes);
   }
+  if (s->layers[0] == 'i' || s->layers[0] == 't') return measure_map(c, s, v, bytes);
   if (s->layers[0] == 's') {
     if (v->kind != STEPWELL_SEQUENCE) return fail(c, "input '%s': %s, expected a sequence", s->name, kind_name(v->kind));
     const stepwell_sequence *q = &v->as.sequence;
@@ -178,6 +206,11 @@ static void copy_value(stepwell_context *c, const stepwell_value *v, stepwell_va
     array->capacity = array->used = q->count;
     own->as.sequence = (stepwell_sequence){array->values, q->count};
     for (size_t i = 0; i < q->count; i++) copy_value(c, &q->values[i], &array->values[i], cursor);
+  } else if (v->kind == STEPWELL_MAP) {
+    own->as.map.keys = take(cursor, sizeof(stepwell_value));
+    own->as.map.values = take(cursor, sizeof(stepwell_value));
+    copy_value(c, v->as.map.keys, own->as.map.keys, cursor);
+    copy_value(c, v->as.map.values, own->as.map.values, cursor);
   } else if (v->kind == STEPWELL_STRINGS) {
     const stepwell_string_tensor *t = &v->as.strings;
     size_t count = string_count(t);
@@ -202,7 +235,7 @@ int bind_value(stepwell_context *c, int index, const stepwell_value *v) {
   size_t bytes = align(sizeof(stepwell_value));
   if (measure_value(c, s, v, &bytes)) return 1;
   /* Strings of other inputs may lie in what this one was made of in the last run. */
-  block *memory = s->code == STEPWELL_STRING_CODE ? &c->fresh[index] : &c->staging[index];
+  block *memory = s->code == STEPWELL_STRING_CODE || strchr(s->layers, 't') ? &c->fresh[index] : &c->staging[index];
   if (!block_reserve(memory, bytes)) return fail(c, "out of memory: %zu bytes for input '%s'", bytes, s->name);
   char *cursor = memory->data;
   stepwell_value *own = take(&cursor, sizeof *own);
@@ -217,6 +250,8 @@ bool value_overlaps(const stepwell_value *v, uintptr_t low, uintptr_t high) {
       if (value_overlaps(&v->as.sequence.values[i], low, high)) return true;
     return false;
   }
+  if (v->kind == STEPWELL_MAP)
+    return value_overlaps(v->as.map.keys, low, high) || value_overlaps(v->as.map.values, low, high);
   uintptr_t from, to;
   if (v->kind != STEPWELL_TENSOR && v->kind != STEPWELL_STRINGS) return false;
   span_of_value(v, &from, &to);
@@ -224,6 +259,19 @@ bool value_overlaps(const stepwell_value *v, uintptr_t low, uintptr_t high) {
 }
 
 /* --- outputs ------------------------------------------------------------------------------------------------ */
+
+static int export_value(stepwell_context *c, const stepwell_value *v, stepwell_value *out);
+
+/* Keys that are those of `before`, the map in front in a sequence, are what they became there, in `done`. */
+static int export_map(stepwell_context *c, const stepwell_value *v, const stepwell_value *before,
+                      const stepwell_value *done, stepwell_value *out) {
+  bool shared = before && before->kind == STEPWELL_MAP && before->as.map.keys == v->as.map.keys;
+  stepwell_value *parts = stepwell_rt_alloc(c, (int64_t)((shared ? 1 : 2) * sizeof *parts));
+  if (!parts || export_value(c, v->as.map.values, parts)) return 1;
+  out->as.map.values = parts;
+  out->as.map.keys = shared ? done->as.map.keys : parts + 1;
+  return shared ? 0 : export_value(c, v->as.map.keys, parts + 1);
+}
 
 /* A copy of `v` in which nothing is the memory of an input. */
 static int export_value(stepwell_context *c, const stepwell_value *v, stepwell_value *out) {
@@ -233,8 +281,15 @@ static int export_value(stepwell_context *c, const stepwell_value *v, stepwell_v
     stepwell_value *values = stepwell_rt_alloc(c, (int64_t)(count * sizeof *values));
     if (!values) return 1;
     out->as.sequence.values = values;
-    for (size_t i = 0; i < count; i++)
-      if (export_value(c, &v->as.sequence.values[i], &values[i])) return 1;
+    for (size_t i = 0; i < count; i++) {
+      const stepwell_value *item = &v->as.sequence.values[i];
+      values[i] = *item;
+      if (item->kind == STEPWELL_MAP ? export_map(c, item, i ? item - 1 : NULL, i ? &values[i - 1] : NULL, &values[i])
+                                     : export_value(c, item, &values[i]))
+        return 1;
+    }
+  } else if (v->kind == STEPWELL_MAP) {
+    return export_map(c, v, NULL, NULL, out);
   } else if (v->kind == STEPWELL_TENSOR && v->as.tensor.dtype.code == STEPWELL_STRING_CODE) {
     const DLTensor *t = &v->as.tensor;
     size_t count = tensor_bytes(t) / sizeof(stepwell_string);
@@ -261,7 +316,7 @@ static int export_value(stepwell_context *c, const stepwell_value *v, stepwell_v
 int32_t stepwell_rt_output_value(stepwell_context *c, int64_t index, const stepwell_value *v) {
   const stepwell_model_table *m = &stepwell_model;
   if (index < 0 || index >= m->n_outputs || !m->outputs[index].layers[0])
-    return fail(c, "internal: output %lld is no sequence or optional", (long long)index);
+    return fail(c, "internal: output %lld is a plain tensor", (long long)index);
   stepwell_value *copy = stepwell_rt_alloc(c, sizeof *copy);
   if (!copy || export_value(c, v, copy)) return 1;
   c->outputs[index].value = copy;
@@ -399,3 +454,32 @@ const stepwell_value *stepwell_rt_erase(stepwell_context *c, const stepwell_valu
   memcpy(shorter->values + at, array->values + at + 1, (count - at - 1) * sizeof *shorter->values);
   return sequence_on(c, shorter, count - 1);
 }
+
+static int check_part(stepwell_context *c, const stepwell_value *v) {
+  if (v->kind == STEPWELL_TENSOR && v->as.tensor.ndim == 1) return 0;
+  return v->kind == STEPWELL_TENSOR
+             ? fail(c, "a tensor of rank %d where the model makes a map; give keys and values of rank 1", v->as.tensor.ndim)
+             : fail(c, "%s where the model makes a map; give keys and values of rank 1", kind_name(v->kind));
+}
+
+const stepwell_value *stepwell_rt_map(stepwell_context *c, const stepwell_value *keys, const stepwell_value *values) {
+  if (check_part(c, keys) || check_part(c, values)) return NULL;
+  if (length_of(keys) != length_of(values))
+    return fail(c, "%lld keys for %lld values of a map", (long long)length_of(keys), (long long)length_of(values)), NULL;
+  stepwell_value *m = stepwell_rt_alloc(c, sizeof *m);
+  if (!m) return NULL;
+  memset(m, 0, sizeof *m);
+  m->kind = STEPWELL_MAP;
+  /* What is made during a run is never changed. */
+  m->as.map = (stepwell_map){(stepwell_value *)keys, (stepwell_value *)values};
+  return m;
+}
+
+static const stepwell_value *part_of(stepwell_context *c, const stepwell_value *m, bool keys) {
+  if (m->kind != STEPWELL_MAP) return fail(c, "%s where the model reads a map", kind_name(m->kind)), NULL;
+  return keys ? m->as.map.keys : m->as.map.values;
+}
+
+const stepwell_value *stepwell_rt_keys(stepwell_context *c, const stepwell_value *m) { return part_of(c, m, true); }
+
+const stepwell_value *stepwell_rt_values(stepwell_context *c, const stepwell_value *m) { return part_of(c, m, false); }

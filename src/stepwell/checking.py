@@ -213,7 +213,7 @@ class Check:
                 f"the model does not run on these inputs: {one_line(error)}; give real ones with --input, or extents"
                 " with --dim (unknown ones are 3)"
             ) from error
-        self.want = [w if isinstance(w, list) or w is None else np.array(w) for w in self.want]
+        self.want = [w if isinstance(w, list | dict) or w is None else np.array(w) for w in self.want]
         if any(type.name == "memref" for type in self.interface.arguments):
             self.report.notes.append("buffers have no form in float64, so there is no judge")
         else:

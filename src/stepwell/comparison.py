@@ -73,6 +73,8 @@ def compare(
         e = exact[index] if exact is not None else None
         if w is None or g is None:
             found = Difference(0.0 if w is g else float("inf"), why="" if w is g else "an absent value")
+        elif isinstance(w, dict):
+            found = _compare_maps(g, w, e, tolerance)
         elif isinstance(w, list):
             found = (
                 compare(g, w, e, tolerance)
@@ -86,6 +88,19 @@ def compare(
         if found.ratio > worst.ratio:
             worst = Difference(**{**vars(found), "output": index})
     return worst
+
+
+def _compare_maps(got: Any, want: dict[Any, Any], exact: Any, tolerance: tuple[float, float]) -> Difference:
+    """The worst difference between the values of equal keys, which are Python's numbers and strings."""
+    if not isinstance(got, dict) or got.keys() != want.keys():
+        return Difference(float("inf"), why="other keys" if isinstance(got, dict) else "no map")
+
+    def values(map: dict[Any, Any]) -> np.ndarray:
+        array = np.array([*(map[key] for key in want), None], object)[:-1]
+        return array.astype(np.float32) if any(isinstance(v, float) for v in array) else array
+
+    same = isinstance(exact, dict) and exact.keys() == want.keys()
+    return _compare_arrays(values(got), values(want), values(exact) if same else None, tolerance)
 
 
 def rounding_of(values: Sequence[Any], exact: Sequence[Any]) -> float:

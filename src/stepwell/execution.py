@@ -135,7 +135,7 @@ def _wide_type(type: Attribute) -> Attribute:
         case FunctionType():
             inputs = [_wide_type(t) for t in type.inputs]
             return FunctionType.from_lists(inputs, [_wide_type(t) for t in type.outputs])
-        case ParametrizedAttribute() if type.name in ("graph.sequence", "graph.optional"):
+        case ParametrizedAttribute() if type.name in ("graph.sequence", "graph.optional", "graph.map"):
             return type.new([_wide_type(t) for t in type.parameters])
     return type
 

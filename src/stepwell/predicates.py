@@ -140,8 +140,13 @@ class Miscompile:
 def _is_known(values: Sequence[Any]) -> bool:
     """Whether no result is memory that nobody wrote, which the interpreter makes NaN."""
     for value in values:
+        if isinstance(value, dict):
+            value = list(value.values())
         if isinstance(value, list):
             if not _is_known(value):
+                return False
+        elif isinstance(value, int | float | str):
+            if isinstance(value, float) and not np.isfinite(value):
                 return False
         elif value is not None and value.dtype.kind in "fc" and not np.isfinite(value).all():
             return False

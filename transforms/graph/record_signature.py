@@ -18,7 +18,15 @@ from xdsl.ir import Attribute
 from xdsl.passes import ModulePass
 
 from stepwell.diagnostics import compile_error, unsupported
-from stepwell.dialects.graph import STRING, NothingType, OptionalType, SequenceType, dims_of, numpy_dtype
+from stepwell.dialects.graph import (
+    STRING,
+    MapType,
+    NothingType,
+    OptionalType,
+    SequenceType,
+    dims_of,
+    numpy_dtype,
+)
 from stepwell.dialects.text import STRING as TEXT_STRING
 
 SIGNATURE_KEY = "stepwell.signature"
@@ -27,25 +35,31 @@ SIGNATURE_KEY = "stepwell.signature"
 
 def describe(op: FuncOp, name: str, type: Attribute) -> DictionaryAttr:
     """
-    One input or output: `{name, kind, dtype, shape}`; a symbolic extent is a string. Of a sequence or optional dtype and
-    shape are those of the tensors that it is made of; there is no shape where their rank is open.
+    One input or output: `{name, kind, dtype, shape}`; a symbolic extent is a string. Of a sequence, optional or map dtype
+    and shape are those of the tensors that it is made of, of a map its values; there is no shape where their rank is open.
     """
     layers = ""
-    while isinstance(type, SequenceType | OptionalType):
-        layers += "sequence of " if isinstance(type, SequenceType) else "optional "
+    while isinstance(type, SequenceType | OptionalType | MapType):
+        if isinstance(type, MapType):
+            layers += f"map from {_dtype_name(type.key)} to "
+        else:
+            layers += "sequence of " if isinstance(type, SequenceType) else "optional "
         type = type.element
     if not isinstance(type, TensorType | UnrankedTensorType | NothingType):
         raise unsupported(op, f"{name} has the type {type}", "use tensors at the interface")
-    dtype = "string" if type.element_type in (STRING, TEXT_STRING) else numpy_dtype(type.element_type).name
     entries: dict[str, Attribute] = {
         "name": StringAttr(name),
         "kind": StringAttr(f"{layers}tensor"),
-        "dtype": StringAttr(dtype),
+        "dtype": StringAttr(_dtype_name(type.element_type)),
     }
     if isinstance(type, TensorType):
         shape = [IntegerAttr(d, i64) if isinstance(d, int) else StringAttr(str(d)) for d in dims_of(type)]
         entries["shape"] = ArrayAttr[Attribute](shape)
     return DictionaryAttr(entries)
+
+
+def _dtype_name(element: Attribute) -> str:
+    return "string" if element in (STRING, TEXT_STRING) else numpy_dtype(element).name
 
 
 @dataclass(frozen=True)

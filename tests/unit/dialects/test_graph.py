@@ -32,7 +32,7 @@ def test_operands_attributes_and_results_follow_the_onnx_schemas():
         # one form of several; attributes that the importer has joined; not an operator of the standard
         if name in ("Constant", "LabelEncoder", "TreeLeaves"):
             continue
-        schema = defs.get_schema(name)
+        schema = defs.get_schema(name, domain=op.ONNX_DOMAIN)
         definition = op.get_irdl_definition()
         kinds = {0: "one", 1: "optional", 2: "many"}
         inputs = [(graph.snake_case(i.name), kinds[i.option.value]) for i in schema.inputs]

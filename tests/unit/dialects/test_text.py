@@ -65,6 +65,10 @@ CASES = {
         [numbers(0.1, 1e20, -np.inf, np.nan, dtype=_F64)],
         "digits = 8 : i64", words("0.1", "1e+20", "-INF", "NaN"),
     ),
+    "text.format_fixed": (
+        [numbers(0.1, -1e20, -np.inf, np.nan, 2e-9, dtype=_F64)],
+        "digits = 6 : i64", words("0.100000", "-100000000000000000000.000000", "-inf", "nan", "0.000000"),
+    ),
     "text.format_i64": ([numbers(-5, 0, dtype=_I64)], "is_unsigned = 0 : i64", words("-5", "0")),
     # Rows 1 2 1 2 and 2 2 1 3. Of one item: 2 at column 0; of two: 1 2 at column 1, also with one item between.
     "text.grams": (

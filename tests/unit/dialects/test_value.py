@@ -35,6 +35,9 @@ func.func @main(%s: !value.any, %t: tensor<?x2xi8>, %m: memref<2xf32>, %i: index
   %p = value.present %a
   %r = value.insert %w into %s[%n]
   %q = value.erase %r[%i]
+  %k = value.keys %a
+  %y = value.values %a
+  %z = value.map %k to %y
   func.return %q, %p, %n : !value.any, i1, index
 }
 """

@@ -14,7 +14,6 @@ from stepwell.compat import new_context
 from stepwell.conversion.graph_to_linalg import GraphToLinalgPass
 from stepwell.errors import Error, RunError, UnsupportedError
 from stepwell.frontends.onnx import import_onnx
-from stepwell.frontends.onnx.classical import CLASSICAL
 from stepwell.interpreter import interpret
 from stepwell.registry import DIALECTS
 
@@ -422,11 +421,3 @@ def test_feature_extraction_and_vectors() -> None:
     check("ArrayFeatureExtractor", x, np.array([[2, 0]]), version=1)
     check("ArrayFeatureExtractor", x[0], np.array([1, 3, 3]), version=1)
     check("FeatureVectorizer", x, floats(3, 2), version=1, inputdimensions=[3, 4])
-
-
-@pytest.mark.parametrize("op", ["ZipMap", "DictVectorizer", "CastMap"])
-def test_maps_are_refused_by_name(op: str) -> None:
-    assert op not in CLASSICAL
-    fix = "zipmap=False" if op == "ZipMap" else "export otherwise"
-    with pytest.raises(UnsupportedError, match=rf"ai.onnx.ml.{op} x1 \(node \"the_node\"\).*{fix}"):
-        import_onnx(model_of(op, floats(2, 2)), new_context(DIALECTS))

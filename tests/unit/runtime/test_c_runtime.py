@@ -76,6 +76,14 @@ def test_values_of_strings(clang, signatures, tmp_path):
     call([build_sanitized(clang, described, "values", "value_strings.c", "address", tmp_path)])
 
 
+def test_values_of_maps(clang, signatures, tmp_path):
+    described = {role: [dict(slot) for slot in slots] for role, slots in signatures["values"].items()}
+    for slot in (*described["inputs"], described["outputs"][0]):
+        slot["kind"] = slot["kind"].replace("tensor", "map from string to tensor")
+        slot["shape"] = []
+    call([build_sanitized(clang, described, "values", "value_maps.c", "address", tmp_path)])
+
+
 def test_threads(build, clang, tmp_path):
     call([*clang, *WARNINGS, HERE / "threads.c", build("rows"), "-o", tmp_path / "threads"])
     call([tmp_path / "threads", "500"])
