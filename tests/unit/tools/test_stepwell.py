@@ -315,6 +315,33 @@ def test_sequences_are_files_of_one_name(sequence_model, tmp_path):
     assert code == 1 and "x is given twice; only a sequence takes several files" in err
 
 
+def test_maps_are_files_of_keys_and_values(tmp_path):
+    path = tmp_path / "model.onnx"
+    text = """<ir_version: 8, opset_import: ["" : 18, "ai.onnx.ml" : 3]> g (map(string,float[]) m, seq(map(int64,float[])) s)
+      => (float[1,2] y, map(string,float[]) same, seq(map(int64,float[])) t) {
+        y = ai.onnx.ml.DictVectorizer <string_vocabulary = ["b", "a"]> (m)  same = Identity (m)  t = Identity (s) }"""
+    onnx.save(onnx.parser.parse_model(text), path)
+    for name, array in (("k", np.array(["b", "c"])), ("v", np.float32([1.5, 2])), ("i", np.array([7, 3]))):
+        np.save(tmp_path / f"{name}.npy", array)
+    given = {"m.keys": "k", "m.values": "v", "s.keys": "i", "s.values": "v"}
+    inputs = [text for name, file in given.items() for text in ("--input", f"{name}={tmp_path}/{file}.npy")]
+    code, out, _ = run("run", path, *inputs, "--check", "interpreter", "--output-dir", tmp_path / "out")
+    assert code == 0 and "agrees with interpreter" in out
+    assert "same: {'b': 1.5, 'c': 2.0}" in out and "t: [{7: 1.5, 3: 2.0}]" in out
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "same.keys.npy"), ["b", "c"])
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "t_0_.values.npy"), [2, 1.5])
+    code, out, _ = run("inspect", path)
+    assert code == 0 and "m: map from string to float32[]" in out
+    assert run("run", path, "--random")[0] == 0 and run("bench", path, "--seconds", "0.1")[0] == 0
+    for wrong, message in (
+        (["--input", f"m={tmp_path}/v.npy"], "m is a map; give m.keys=FILE.npy and m.values=FILE.npy"),
+        ([*inputs, "--input", f"m.keys={tmp_path}/k.npy"], "m: 2 files of keys and 1 of values"),
+        ([*inputs, *inputs[:4]], "m is given twice; only a sequence takes several files"),
+    ):
+        code, _, err = run("run", path, *wrong)
+        assert code == 1 and message in err
+
+
 def test_kinds_are_inspected(sequence_model, tmp_path):
     library = tmp_path / "model.so"
     assert run("compile", sequence_model, "-o", library)[0] == 0
