@@ -26,6 +26,12 @@ from stepwell.dialects.graph import (
 )
 from stepwell.resources import value_of as array_of
 
+_VERSIONS = {"ai.onnx.ml": 4}
+"""The versions of other domains that are written: the oldest that says all that the graph dialect does."""
+
+_TENSORS = {"keys_tensor": "keys", "values_tensor": "values", "default_tensor": "default"}
+"""Attributes of `ai.onnx.ml.LabelEncoder` that are called otherwise in the graph dialect, which has one form of it."""
+
 
 def export_onnx(module: ModuleOp, ctx: Context, opset: int | None = None) -> onnx.ModelProto:
     """
@@ -38,12 +44,16 @@ def export_onnx(module: ModuleOp, ctx: Context, opset: int | None = None) -> onn
         raise unsupported(module, "the module has no function @main", "name the entry function `main`")
     ops = [op for op in function.body.walk() if not isinstance(op, ReturnOp | YieldOp)]
     for op in ops:
-        if not isinstance(op, GraphOp) or not onnx.defs.has(op.ONNX_NAME):
+        if not isinstance(op, GraphOp) or not onnx.defs.has(op.ONNX_NAME, domain=op.ONNX_DOMAIN):
             raise unsupported(op, "ONNX has no such operator", "export the graph level, before it is lowered")
     if opset is None:
-        opset = least_opset(op for op in ops if isinstance(op, GraphOp))
+        opset = least_opset(op for op in ops if isinstance(op, GraphOp) and not op.ONNX_DOMAIN)
     graph = _Exporter(ctx, opset).main(function)
-    imports = [onnx.helper.make_opsetid("", opset)]
+    domains = {op.ONNX_DOMAIN for op in ops if isinstance(op, GraphOp)} - {""}
+    imports = [
+        onnx.helper.make_opsetid("", opset),
+        *(onnx.helper.make_opsetid(d, _VERSIONS[d]) for d in sorted(domains)),
+    ]
     model = onnx.helper.make_model(
         graph,
         opset_imports=imports,
@@ -193,6 +203,7 @@ class _Exporter:
     ) -> None:
         node = onnx.helper.make_node(name, list(inputs), outputs, name=self.node_name(op, name), **attributes)
         if op is not None:
+            node.domain = op.ONNX_DOMAIN
             node.attribute.extend(self.attributes(op))
         graph.nodes.append(node)
         graph.made.update(outputs)
@@ -205,11 +216,12 @@ class _Exporter:
         return name if number == 1 else f"{name}_{number}"
 
     def attributes(self, op: GraphOp) -> Iterable[onnx.AttributeProto]:
-        schema = onnx.defs.get_schema(op.ONNX_NAME, self.opset)
+        version = _VERSIONS.get(op.ONNX_DOMAIN, self.opset)
+        schema = onnx.defs.get_schema(op.ONNX_NAME, version, op.ONNX_DOMAIN)
         declared = op.get_irdl_definition().properties
         regions = dict(zip((name for name, _ in op.get_irdl_definition().regions), op.regions, strict=True))
         for name, attribute in schema.attributes.items():
-            key = snake_case(name)
+            key = _TENSORS.get(name, snake_case(name))
             if key in regions:
                 yield onnx.helper.make_attribute(name, self.body(regions[key].block, name))
                 continue
@@ -224,8 +236,8 @@ def _attribute(name: str, value: Attribute, kind: Any) -> onnx.AttributeProto:
     if value in NUMBER_OF:
         return onnx.helper.make_attribute(name, NUMBER_OF[value])
     plain = value_of(value)
-    if isinstance(plain, Attribute):
-        array = numpy_from_dense(plain)
+    if isinstance(plain, Attribute) or int(kind) == onnx.AttributeProto.TENSOR:
+        array = numpy_from_dense(value)
         assert array is not None, "an attribute of an op is written into the IR"
         plain = onnx.numpy_helper.from_array(array)
     return onnx.helper.make_attribute(name, plain, attr_type=int(kind))

@@ -4,6 +4,7 @@ from io import StringIO
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -134,6 +135,30 @@ def test_backend_cases():
     results = [failure_of(case) for case in cases]
     assert [result for result in results if result] == []
     assert results.count(None) > 0.6 * len(cases), "most of them are compared"
+
+
+@pytest.mark.parametrize("labels", ["int64s = [1, 0]", 'strings = ["no", "\u6f22\u5b57"]'])
+def test_maps_and_labels(labels):
+    """Operators of `ai.onnx.ml` that the graph dialect has as such."""
+    kind = labels.split(" ")[0]
+    key = "string" if kind == "strings" else "int64"
+    model = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 18, "ai.onnx.ml" : 3]>
+      m (float[n,2] x, map({key},float[]) m, map(int64,float[]) k)
+          => (seq(map({key},float[])) scores, float[1,2] row, string[1,s] sparse, string[n] label) {{
+        p = Softmax (x)   scores = ai.onnx.ml.ZipMap <classlabels_{labels}> (p)
+        row = ai.onnx.ml.DictVectorizer <{kind.removesuffix("s")}_vocabulary = {labels.split(" = ")[1]}> (m)
+        sparse = ai.onnx.ml.CastMap <cast_to = "TO_STRING", map_form = "SPARSE", max_map = 3> (k)
+        best = ArgMax <axis = 1, keepdims = 0> (x)
+        label = ai.onnx.ml.LabelEncoder <keys_int64s = [0, 1], values_strings = ["a", "b"]> (best)
+      }}""")
+    exported = round_trip(model)
+    assert {(n.op_type, n.domain) for n in exported.graph.node if n.domain} == {
+        (name, "ai.onnx.ml") for name in ("ZipMap", "DictVectorizer", "CastMap", "LabelEncoder")
+    }
+    held = {"no": 2.5} if key == "string" else {0: 2.5}
+    feeds = {"x": np.array([[1, 2], [4, 3]], np.float32), "m": held, "k": {2: 0.5}}
+    for got, want in zip(session(exported).run(None, feeds), session(model).run(None, feeds), strict=True):
+        assert got == want if isinstance(want, list) else got.tolist() == want.tolist()
 
 
 def test_extents_that_nothing_is_known_of_are_not_all_equal():
