@@ -18,9 +18,13 @@ pytest.importorskip("sklearn", reason="needs the package scikit-learn")
 pytest.importorskip("skl2onnx", reason="needs the package skl2onnx")
 
 from skl2onnx import to_onnx  # noqa: E402
-from skl2onnx.common.data_types import StringTensorType  # noqa: E402
-from sklearn import ensemble, linear_model, neural_network, preprocessing, svm, tree  # noqa: E402
-from sklearn.base import is_classifier  # noqa: E402
+from skl2onnx.common.data_types import (  # noqa: E402
+    DictionaryType,
+    FloatTensorType,
+    Int64TensorType,
+    StringTensorType,
+)
+from sklearn import ensemble, feature_extraction, linear_model, neural_network, preprocessing, svm, tree  # noqa: E402
 from sklearn.compose import ColumnTransformer  # noqa: E402
 from sklearn.datasets import make_classification  # noqa: E402
 from sklearn.impute import SimpleImputer  # noqa: E402
@@ -79,37 +83,91 @@ MODELS: dict[str, Callable[[], Any]] = {
 }
 
 
-def exported(model: Any, x: np.ndarray) -> bytes:
-    options = {id(model): {"zipmap": False}} if is_classifier(model) else None
-    try:
-        return to_onnx(model, x[:1], options=options).SerializeToString()
-    except NameError:  # the model knows no such option
-        return to_onnx(model, x[:1]).SerializeToString()
+def same(found: Any, expected: Any) -> None:
+    """Arrays of one type whose floats agree; of maps, a list with one a row, the scores of equal labels."""
+    if isinstance(expected, list):
+        assert [set(row) for row in found] == [set(row) for row in expected]
+        assert {type(key) for row in found for key in row} == {type(key) for row in expected for key in row}
+        labels = list(expected[0])
+        found, expected = ([[row[key] for key in labels] for row in rows] for rows in (found, expected))
+        found, expected = np.array(found, np.float32), np.array(expected, np.float32)
+    assert found.shape == expected.shape and found.dtype == expected.dtype
+    if expected.dtype.kind == "f":
+        assert tolerance_ratio(found, expected) <= 1.0
+    else:
+        np.testing.assert_array_equal(found, expected)
+
+
+def agree(proto: bytes, feeds: list[dict[str, Any]], opt_level: int) -> list[str]:
+    """Compare with ONNX Runtime on each of the inputs; the types of the outputs."""
+    session = onnxruntime.InferenceSession(proto, providers=["CPUExecutionProvider"])
+    compiled = stepwell.compile(proto, opt_level=opt_level)
+    for inputs in feeds:
+        got = compiled.run(inputs)
+        for output, expected in zip(session.get_outputs(), session.run(None, inputs), strict=True):
+            same(got[output.name], expected)
+    return [output.type for output in session.get_outputs()]
 
 
 @pytest.mark.parametrize("opt_level", [3, 0])
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("name", MODELS)
 def test_pipeline_agrees_with_onnxruntime(name: str, classes: int, opt_level: int) -> None:
+    """As `to_onnx` exports it: the scores of a classifier are a sequence of maps."""
     x, y = data(classes)
     model = MODELS[name]()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.fit(x, y)
-        proto = exported(model, x)
-    session = onnxruntime.InferenceSession(proto, providers=["CPUExecutionProvider"])
-    compiled = stepwell.compile(proto, opt_level=opt_level)
-    (source,) = session.get_inputs()
-    for rows in (1, 7, 400):
-        want = session.run(None, {source.name: x[:rows]})
-        got = compiled.run({source.name: x[:rows]})
-        for output, expected in zip(session.get_outputs(), want, strict=True):
-            found = got[output.name]
-            assert found.shape == expected.shape and found.dtype == expected.dtype
-            if expected.dtype.kind == "f":
-                assert tolerance_ratio(found, expected) <= 1.0
-            else:
-                np.testing.assert_array_equal(found, expected)
+        proto = to_onnx(model, x[:1])
+    name = proto.graph.input[0].name
+    types = agree(proto.SerializeToString(), [{name: x[:rows]} for rows in (1, 7, 400)], opt_level)
+    assert not hasattr(model, "predict_proba") or types[1] == "seq(map(int64,tensor(float)))"
+
+
+@pytest.mark.parametrize("opt_level", [3, 0])
+@pytest.mark.parametrize("name", ["logistic_pipeline", "random_forest", "boosting", "svc_chances"])
+def test_labels_of_text(name: str, opt_level: int) -> None:
+    x, y = data(3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = MODELS[name]().fit(x, np.array(["no", "perhaps", "\u6f22\u5b57"])[y])
+        proto = to_onnx(model, x[:1])
+    name = proto.graph.input[0].name
+    types = agree(proto.SerializeToString(), [{name: x[:rows]} for rows in (1, 7, 400)], opt_level)
+    assert types == ["tensor(string)", "seq(map(string,tensor(float)))"]
+
+
+@pytest.mark.parametrize("option", [False, "columns"])
+def test_scores_without_maps(option: Any) -> None:
+    x, y = data(3)
+    model = linear_model.LogisticRegression(max_iter=500).fit(x, y)
+    proto = to_onnx(model, x[:1], options={id(model): {"zipmap": option}})
+    name = proto.graph.input[0].name
+    types = agree(proto.SerializeToString(), [{name: x[:rows]} for rows in (1, 7, 400)], 3)
+    assert types == ["tensor(int64)", *["tensor(float)"] * (1 if option is False else 3)]
+
+
+@pytest.mark.parametrize("opt_level", [3, 0])
+@pytest.mark.parametrize("key", [StringTensorType, Int64TensorType])
+def test_dicts_of_features(key: Any, opt_level: int) -> None:
+    """A dict in, a dict out."""
+    words: list[Any] = (
+        ["weight", "height", "", "\u6f22\u5b57"] if key is StringTensorType else [7, 0, -3, 2**40]
+    )
+    rng = np.random.default_rng(0)
+    rows = [
+        {words[i]: float(np.float32(rng.normal())) for i in rng.choice(4, rng.integers(1, 5), replace=False)}
+        for _ in range(60)
+    ]
+    vectors = feature_extraction.DictVectorizer(sparse=False)
+    model = make_pipeline(vectors, linear_model.LogisticRegression()).fit(
+        rows, [len(row) > 2 for row in rows]
+    )
+    model.steps[-1][1].classes_ = np.array([0, 1])  # skl2onnx has no labels of type bool
+    types = [("x", DictionaryType(key([1]), FloatTensorType([1])))]
+    proto = to_onnx(model, initial_types=types).SerializeToString()
+    agree(proto, [{"x": row} for row in [*rows[:20], {next(iter(words)): 1.0, words[1]: 2}]], opt_level)
 
 
 @pytest.mark.parametrize("opt_level", [3, 0])
@@ -123,12 +181,6 @@ def test_categories_and_labels_of_text(opt_level: int) -> None:
     model = make_pipeline(encoder, tree.DecisionTreeClassifier(max_depth=4, random_state=0)).fit(
         rows, answers
     )
-    proto = to_onnx(
-        model, initial_types=[("words", StringTensorType([None, 2]))], options={id(model): {"zipmap": False}}
-    ).SerializeToString()
-    session = onnxruntime.InferenceSession(proto, providers=["CPUExecutionProvider"])
+    proto = to_onnx(model, initial_types=[("words", StringTensorType([None, 2]))]).SerializeToString()
     rows[3] = "purple", "huge"
-    label, scores = session.run(None, {"words": rows})
-    got = list(stepwell.compile(proto, opt_level=opt_level).run({"words": rows}).values())
-    np.testing.assert_array_equal(got[0], label)
-    np.testing.assert_allclose(got[1], scores, rtol=1e-5, atol=1e-6)
+    agree(proto, [{"words": rows}], opt_level)
