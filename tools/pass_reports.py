@@ -3,7 +3,7 @@
 import argparse
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -79,6 +79,15 @@ class IRPrinting:
         )
         self._text = ""
         self._count = 0
+
+    def check_names(self, passes: Iterable[str]) -> None:
+        """An error if a flag names no pass: it would be silently without effect."""
+        from stepwell.errors import Error
+        from stepwell.pipeline_text import did_you_mean
+
+        for flag, names in (("before", self.before_names), ("after", self.after_names)):
+            for name in sorted(names - set(passes)):
+                raise Error(f"--print-ir-{flag}={name}: there is no such pass{did_you_mean(name, passes)}")
 
     def before(self, stage: "Stage", module: "ModuleOp") -> None:
         """Told before each pass."""

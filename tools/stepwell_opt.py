@@ -2,10 +2,12 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
 
+from stepwell import __version__
 from stepwell.tools import pass_reports
 from stepwell.tools import rewrite_debugging as debugging
 from stepwell.tools.console import (
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """examples:
   stepwell-opt model.ir -p canonicalize,cse            apply two passes
+  stepwell-opt model.ir --canonicalize --cse           the same, as mlir-opt takes it
   stepwell-opt model.ir -p 'set-target{threads=2},cpu-O3' -o out.ir
   stepwell-opt model.ir -p tile-and-fuse --print-ir-after-change
   stepwell-opt model.ir -p canonicalize --bisect-rewrites   the first rewrite that is wrong
@@ -41,6 +44,11 @@ _EXAMPLES = """examples:
 exit status: 0 done; 1 the input or a flag is wrong; 2 the input is not supported; 3 our fault
 """
 _SPLIT = "// -----"
+_NEEDLESS = {
+    "--mlir-disable-threading": "passes run one after the other",
+    "--mlir-print-local-scope": "attributes are printed where they stand",
+}
+"""Flags of mlir-opt that ask for what is always so."""
 
 
 def main(
@@ -68,7 +76,9 @@ def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.N
         help="passes to apply: 'a,b{x=1},func.func(c)'",
     )
     add("-o", "--output", metavar="FILE", help="write the IR there instead of to standard output")
+    add("--version", action="store_true", help="print the version")
     add("--list-passes", action="store_true", help="list all passes with a line on each")
+    add("--show-dialects", action="store_true", help="list the dialects")
     add("--print-pipeline", action="store_true", help="print the pipeline in full and stop")
     add(
         "--dump-pass-pipeline", action="store_true", help="print the pipeline in full to standard error first"
@@ -88,6 +98,11 @@ def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.N
         default="true",
         metavar="true|false",
         help="verify after every pass (true)",
+    )
+    add(
+        "--verify-roundtrip",
+        action="store_true",
+        help="check that the text of the input reads back to the same",
     )
     add("--split-input-file", action="store_true", help=f"treat parts between '{_SPLIT}' separately")
     add("--verify-diagnostics", action="store_true", help="compare errors with expected-error comments")
@@ -117,13 +132,35 @@ def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.N
     add("--expensive-checks", action="store_true", help="verify and fingerprint the IR after every pattern")
     add("--run-reproducer", action="store_true", help="apply the passes that the head of the file names")
     add_reproducer_arguments(parser)
+    for flag, why in _NEEDLESS.items():
+        add(flag, action="store_true", help=f"accepted: {why}")
     add("--remarks", metavar="missed|applied|all[:json]", help="say what passes did and could not do (all)")
     add("--debug", action="store_true", help="show tracebacks")
-    options = parser.parse(spelled_out(argv, parser))  # pyright: ignore[reportAttributeAccessIssue]
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    words, passes = _passes_apart(spelled_out(argv, parser), flags)
+    options = parser.parse(words)  # pyright: ignore[reportAttributeAccessIssue]
+    options.passes, options.flags = passes, flags
     if options.help is not None and not options.help:
         console.stdout.write(parser.format_help())
         raise Exit(0)
+    if options.version:
+        console.stdout.write(f"stepwell-opt {__version__}\n")
+        raise Exit(0)
     return options
+
+
+def _passes_apart(words: list[str], flags: list[str]) -> tuple[list[str], list[str]]:
+    """The words that are not, and those that look like, passes given as flags: `--canonicalize`, `-cse`."""
+    from stepwell.registry import PASSES
+
+    ours, passes = [], []
+    for word in words:
+        match = re.match(r"--?([A-Za-z][\w.-]*)", word)
+        is_flag = match is None or match[0] in flags
+        # `-pcse` is -p with its value.
+        is_attached = match is not None and word[:2] in flags and match[1] not in PASSES
+        (ours if is_flag or is_attached else passes).append(word)
+    return ours, passes
 
 
 class _Run:
@@ -144,6 +181,8 @@ class _Run:
 
         try:
             self.passes = self._load_passes()
+            if self.options.show_dialects:
+                return self._show_dialects()
             if self.options.list_passes:
                 return self._list_passes()
             if self.options.check_rules:
@@ -152,6 +191,8 @@ class _Run:
                 return self._explain_pass(self.options.help)
             if self.options.run_reproducer:
                 return self._run_reproducer()
+            self._take_passes_given_as_flags()
+            self.printing.check_names(self.passes)
             stages = resolve_pipeline(self.options.pipeline, self.passes)
             if self.options.print_pipeline:
                 self.stdout.write(f"{print_pipeline(stages)}\n")
@@ -184,6 +225,51 @@ class _Run:
             self.statistics.show(self.stderr)
         return status
 
+    def _take_passes_given_as_flags(self) -> None:
+        """`--canonicalize --tile{rows=4}`, in their order, are the pipeline if `-p` gives none."""
+        from stepwell.errors import Error
+        from stepwell.pipeline_text import did_you_mean
+        from stepwell.pipelines import PIPELINES
+
+        known, texts = {*self.passes, *PIPELINES}, []
+        for word in self.options.passes:
+            name, _, options = word.lstrip("-").partition("=")
+            if not word.startswith("-"):
+                raise Error(
+                    f"unexpected argument {word}: one file is read at a time; see stepwell-opt --help"
+                )
+            if name not in known:
+                flags = {flag.lstrip("-") for flag in self.options.flags}
+                hint = did_you_mean(name, {*known, *flags})
+                raise Error(f"{word}: there is no such flag or pass{hint}; see stepwell-opt --help")
+            texts.append(f"{name}{{{options}}}" if options else name)
+        if texts and self.options.pipeline:
+            raise Error(
+                f"passes are given with -p or as flags, not both: write -p '{self.options.pipeline},{','.join(texts)}'"
+            )
+        self.options.pipeline = self.options.pipeline or ",".join(texts)
+
+    def _show_dialects(self) -> int:
+        from stepwell.registry import DIALECTS
+
+        self.stdout.write(f"Available Dialects: {', '.join(sorted(DIALECTS))}\n")
+        return 0
+
+    def _check_roundtrip(self, module: "ModuleOp") -> None:
+        """The text of `module`, pretty and generic, reads back to what it prints."""
+        from stepwell.compat import new_context, parse_module, print_module
+        from stepwell.errors import InternalError
+        from stepwell.registry import DIALECTS
+
+        ctx = new_context(DIALECTS, self.options.allow_unregistered_dialect)
+        for generic in (False, True):
+            if not module.is_structurally_equivalent(
+                parse_module(ctx, print_module(module, generic=generic))
+            ):
+                raise InternalError(
+                    f"the {'generic' if generic else 'pretty'} text of the module reads back to another one"
+                )
+
     def _run_reproducer(self) -> int:
         """Replay a file that stepwell-reduce, stepwell check or a failed pass has left."""
         from stepwell.pipelines import resolve_pipeline
@@ -215,6 +301,8 @@ class _Run:
             self.failed = False
             module = self._parse(ctx, name, text)
             self.timing.parse_s += perf_counter() - begin
+            if self.options.verify_roundtrip:
+                self._check_roundtrip(module)
             self._transform(ctx, module, stages)
             begin = perf_counter()
             outputs.append(self._text(ctx, module))
@@ -266,11 +354,9 @@ class _Run:
             timing.resumed()
 
         checks = debugging.ExpensiveChecks(module) if options.expensive_checks else None
-        hooks = (checks.after_rewrite, checks.after_no_match) if checks else (None, None)
+        hooks = (checks.after_rewrite, checks.after_no_match, checks.begin) if checks else ()
         remarks = remarks_to(self.stderr, options.remarks)
         with remarks, logged_rewrites(options.rewrite_limit, *hooks) as log:
-            if checks is not None:
-                checks.begin()
             verify_each = options.verify_each == "true" and not options.no_verify_each
             try:
                 run_pipeline(ctx, module, stages, before=before, after=after, verify_each=verify_each)
@@ -342,8 +428,6 @@ class _Run:
 
     def _compare_diagnostics(self, name: str, text: str, errors: list[BaseException]) -> int:
         """0 if the errors are those that `// expected-error@+1 {{text}}` comments announce."""
-        import re
-
         from stepwell.diagnostics import diagnose
 
         expected: list[tuple[int, str]] = []

@@ -43,6 +43,8 @@ class RewriteLog:
     """Told of each rewrite when its IR is whole again."""
     on_no_match: Callable[[str, Operation], None] | None = None
     """Told of each pattern of `rewrite` that left an op alone."""
+    on_begin: Callable[[], None] | None = None
+    """Told that `rewrite` begins; a pass may have changed the IR by other means before."""
     done: list[Rewrite] = field(default_factory=list)
 
     @property
@@ -58,9 +60,10 @@ def logged_rewrites(
     limit: int | None = None,
     on_rewrite: Callable[[Rewrite], None] | None = None,
     on_no_match: Callable[[str, Operation], None] | None = None,
+    on_begin: Callable[[], None] | None = None,
 ) -> Iterator[RewriteLog]:
     """Log what `rewrite` and the passes that ask `may_rewrite` do inside."""
-    log = RewriteLog(limit, on_rewrite, on_no_match)
+    log = RewriteLog(limit, on_rewrite, on_no_match, on_begin)
     token = _log.set(log)
     try:
         yield log
@@ -116,6 +119,8 @@ class _Driver:
 
     def run(self) -> bool:
         changed = False
+        if self.log is not None and self.log.on_begin is not None:
+            self.log.on_begin()
         ops = self._fill()
         limit = 10_000 + _REWRITES_PER_OP * ops
         rewriter: PatternRewriter | None = None

@@ -92,6 +92,15 @@ def test_expensive_checks_pass_on_sound_passes():
     assert code == 0 and "graph.exp" in out, err
 
 
+def test_expensive_checks_do_not_blame_a_pattern_for_the_pass_before():
+    """Passes that walk the IR themselves change it too: behind set-target the first rule found another module."""
+    text = SUMS.replace("graph.identity", "graph.abs")
+    code, _, err = run(
+        stepwell_opt, "-p", "set-target,simplify-graph,to-tensor", "--expensive-checks", stdin=text
+    )
+    assert code == 0, err
+
+
 def test_expensive_checks_see_a_pattern_that_hides_its_change(tmp_path):
     path = tmp_path / "hides.py"
     change = "op.operands[0].name_hint = None\n        op.attributes['seen'] = UnitAttr()"

@@ -258,7 +258,8 @@ def test_every_flag_of_mlir_opt_that_a_pass_author_types_is_known(tmp_path):
         "--mlir-print-op-generic", "--mlir-print-debuginfo", "--mlir-timing", "--mlir-timing-display=list",
         "--mlir-output-format=text", "--mlir-pass-statistics", "--verify-each", "--verify-each=false",
         "--dump-pass-pipeline", "--split-input-file", "--allow-unregistered-dialect",
-        f"--mlir-pass-pipeline-crash-reproducer={tmp_path / 'crash.ir'}",
+        f"--mlir-pass-pipeline-crash-reproducer={tmp_path / 'crash.ir'}", "--mlir-disable-threading",
+        "--mlir-print-local-scope", "--verify-roundtrip",
     ]  # fmt: skip
     for flag in [*flags, *(flag[1:] for flag in flags)]:
         code, out, err = run(str(path), "--pass-pipeline=builtin.module(canonicalize)", flag)
@@ -431,3 +432,43 @@ def test_nothing_is_an_empty_module():
         assert run(stdin=text) == (0, "builtin.module {\n}\n", "")
     code, _, err = run(stdin="func.func @f() { func.return } }")
     assert code == 1 and "<stdin>:1:32: error: an operation is expected, not '}'" in err
+
+
+def test_passes_are_flags_as_for_mlir_opt():
+    text = "func.func @f(%x: tensor<2xf32>) { func.return }"
+    for flags in (["--cse", "--set-target=threads=2 fp=strict"], ["-cse", "-set-target=threads=2 fp=strict"]):
+        assert run(*flags, "--print-pipeline") == (
+            0, "builtin.module(cse,set-target{fp=strict threads=2})\n", "",
+        )  # fmt: skip
+        assert 'fp = "strict"' in run(*flags, stdin=text)[1]
+    assert run("--to-llvm", "-cpu-O3", "--print-pipeline")[0] == 0
+    assert run("-pack-weights", "--print-pipeline")[1] == "builtin.module(pack-weights)\n"
+    code, _, err = run("--cse", "-p", "dce")
+    assert code == 1 and "passes are given with -p or as flags, not both: write -p 'dce,cse'" in err
+    for word, hint in (
+        ("--canonicalise", "canonicalize"),
+        ("--print-pipelines", "print-pipeline"),
+        ("-cs", "cse"),
+    ):
+        code, _, err = run(word)
+        assert code == 1 and f"{word}: there is no such flag or pass; did you mean '{hint}'?" in err
+    assert run("-pcse", "--print-pipeline")[1] == "builtin.module(cse)\n"
+
+
+def test_ir_is_not_printed_around_a_pass_that_does_not_exist():
+    for flag in ("before", "after"):
+        code, _, err = run("-p", "cse", f"--print-ir-{flag}=cse,csee", stdin=GOOD)
+        assert code == 1 and f"--print-ir-{flag}=csee: there is no such pass; did you mean 'cse'?" in err
+
+
+def test_what_there_is(monkeypatch):
+    assert run("--version")[1].startswith("stepwell-opt ")
+    assert "arith, builtin, cf," in run("--show-dialects")[1]
+    code, out, err = run("--verify-roundtrip", stdin=GOOD)
+    assert code == 0 and "arith.addi" in out
+    monkeypatch.setattr(
+        "stepwell.compat.print_module",
+        lambda module, generic=False, **_: "func.func @other() { func.return }",
+    )
+    code, _, err = run("--verify-roundtrip", stdin=GOOD)
+    assert code == 3 and "the pretty text of the module reads back to another one" in err
