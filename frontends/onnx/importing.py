@@ -51,7 +51,7 @@ from stepwell.dialects.stepwell import DIM_NAMES_KEY
 from stepwell.errors import ImportModelError, InternalError, UnsupportedError
 from stepwell.frontends.onnx import building
 from stepwell.frontends.onnx.classical import CLASSICAL, CLASSICAL_DOMAIN
-from stepwell.frontends.onnx.contrib import contrib_rule
+from stepwell.frontends.onnx.contrib import apply_rule, contrib_rule
 from stepwell.frontends.onnx.control_flow import build_with_regions, refuse_told_ranks
 from stepwell.frontends.onnx.lengths import declared_ranks, settle_lengths
 from stepwell.frontends.onnx.padding import resolve_auto_pad
@@ -556,9 +556,7 @@ class Importer:
 
     def _standard(self, call: Call) -> Sequence[SSAValue | None]:
         if rule := contrib_rule(call.op, call.domain, call.version):
-            results = rule(call, self)
-            assert results is not None, "a rule of a contributed operator makes its results"
-            return list(results)
+            return list(apply_rule(rule, call, self))
         of_plugin = call.domain and call.domain not in _RULES_BY_DOMAIN
         if of_plugin and call.op in building.operators_of(call.domain):
             # An op of a plug-in: its class says what it takes.

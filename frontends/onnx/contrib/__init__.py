@@ -10,11 +10,12 @@ from stepwell.frontends.onnx.contrib import (
     quantised,
     recurrence,
 )
-from stepwell.frontends.onnx.contrib.rules import CONTRIB, EXPERIMENTAL, contrib_rule
+from stepwell.frontends.onnx.contrib.rules import CONTRIB, EXPERIMENTAL, apply_rule, contrib_rule
 
 __all__ = [
     "CONTRIB",
     "EXPERIMENTAL",
+    "apply_rule",
     "attention",
     "contrib_rule",
     "embedding",

@@ -52,13 +52,13 @@ def _length(emitter: Emitter, value: SSAValue, axis: int) -> SSAValue:
 
 def _attend(
     emitter: Emitter, q: SSAValue, k: SSAValue, v: SSAValue, scale: float, biases: Sequence[SSAValue | None]
-) -> SSAValue:
-    """softmax(scale * q k^T + biases) v, on `[.., length, width]`."""
+) -> tuple[SSAValue, SSAValue]:
+    """softmax(scale * q k^T + biases) v, on `[.., length, width]`, and the scores inside."""
     rank = len(emitter.shape(k))
     turned = transpose(emitter, k, *range(rank - 2), rank - 1, rank - 2)
     scores = one(emitter, "MatMul", one(emitter, "Mul", q, scalar(emitter, q, scale)), turned)
-    weights = one(emitter, "Softmax", add(emitter, scores, *biases), axis=-1)
-    return one(emitter, "MatMul", weights, v)
+    scores = add(emitter, scores, *biases)
+    return one(emitter, "MatMul", one(emitter, "Softmax", scores, axis=-1), v), scores
 
 
 def _mask_bias(emitter: Emitter, keep: SSAValue, like: SSAValue, value: float) -> SSAValue:
@@ -78,18 +78,31 @@ def _padding(call: Call, emitter: Emitter, mask: SSAValue, k: SSAValue, like: SS
     """The bias of a mask of keys: lengths `[batch]`, or 0 and 1 as `[batch, keys]` or `[batch, queries, keys]`."""
     value, rank = call.attributes.get("mask_filter_value", -10000.0), len(emitter.shape(mask))
     if rank == 1:
-        batch, extents = emitter.shape(k)[0], emitter.shape(mask)[0]
-        if batch != extents:
-            raise emitter.missing(
-                call, f"a mask of {extents} lengths for a batch of {batch}", "mask by 0 and 1"
-            )
-        places = unsqueeze(emitter, counting(emitter, _length(emitter, k, 2)), 0)
-        keep = one(emitter, "Less", places, unsqueeze(emitter, cast(emitter, mask, np.int64), 1))
+        keep = _between_places(call, emitter, mask, k)
     elif rank in (2, 3):
         keep = cast(emitter, mask, np.bool_)
     else:
         raise emitter.missing(call, f"a mask of rank {rank}", "mask by [batch, keys]")
     return _mask_bias(emitter, unsqueeze(emitter, keep, *((1, 2) if rank < 3 else (1,))), like, value)
+
+
+def _between_places(call: Call, emitter: Emitter, mask: SSAValue, k: SSAValue) -> SSAValue:
+    """
+    What a mask of places keeps, as `[batch, keys]`. It says where each row ends; behind that may stand where each row
+    begins (twice as many), or what only packed rows need (three times as many and two).
+    """
+    batch, count = emitter.shape(k)[0], emitter.shape(mask)[0]
+    places = unsqueeze(emitter, counting(emitter, _length(emitter, k, 2)), 0)
+    mask = cast(emitter, mask, np.int64)
+    if batch == count:
+        return one(emitter, "Less", places, unsqueeze(emitter, mask, 1))
+    if not isinstance(batch, int) or count not in (2 * batch, 3 * batch + 2):
+        raise emitter.missing(call, f"a mask of {count} lengths for a batch of {batch}", "mask by 0 and 1")
+    keep = one(emitter, "Less", places, unsqueeze(emitter, cut(emitter, mask, 0, 0, batch), 1))
+    if count == 2 * batch:
+        first = unsqueeze(emitter, cut(emitter, mask, 0, batch, 2 * batch), 1)
+        keep = one(emitter, "And", keep, one(emitter, "GreaterOrEqual", places, first))
+    return keep
 
 
 def _refuse(call: Call, emitter: Emitter, places: Sequence[int], what: str) -> None:
@@ -148,7 +161,7 @@ def _packed_attention(
     if attributes.get("unidirectional", 0):
         biases.append(_causal(emitter, q, k, attributes.get("mask_filter_value", -10000.0)))
     scale = attributes.get("scale") or 1 / sqrt(sizes[0] // heads)
-    result = _merged(emitter, _attend(emitter, q, k, v, scale, biases))
+    result = _merged(emitter, _attend(emitter, q, k, v, scale, biases)[0])
     if len(call.used) < 2 or not call.used[1]:
         return [result]
     present = one(emitter, "Concat", unsqueeze(emitter, k, 0), unsqueeze(emitter, v, 0), axis=0)
@@ -159,7 +172,6 @@ def _packed_attention(
 def _multi_head_attention(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
     attributes, heads = call.attributes, call.attributes["num_heads"]
     _refuse(call, emitter, [8, 9], "a past in a buffer of fixed length")
-    _refuse_results(call, emitter, 3, "the scores as an output")
     q, k, v = _projected(call, emitter, heads)
     past = given(call, 6), given(call, 7)
     if past[0] is not None and past[1] is not None:
@@ -170,8 +182,48 @@ def _multi_head_attention(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
     if attributes.get("unidirectional", 0):
         biases.append(_causal(emitter, q, k, attributes.get("mask_filter_value", -10000.0)))
     scale = attributes.get("scale") or 1 / sqrt(_width(call, emitter, q))
-    result = _merged(emitter, _attend(emitter, q, k, v, scale, biases))
-    return [result, k, v][: len(call.used)]
+    result, scores = _attend(emitter, q, k, v, scale, biases)
+    return [_merged(emitter, result), k, v, scores][: len(call.used)]
+
+
+# One query each, with the keys and values of the past: what a decoder does for each token.
+@contrib("DecoderMaskedMultiHeadAttention")
+def _decoder_attention(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
+    attributes, heads = call.attributes, call.attributes["num_heads"]
+    _refuse(call, emitter, [9], "beams that change places")
+    key, value, past = given(call, 1), given(call, 2), (given(call, 5), given(call, 6))
+    if key is None or value is None:
+        raise emitter.missing(call, "queries packed with keys and values", "give all three")
+    bias = given(call, 10)
+    own = [operand(call), key, value]
+    if bias is not None:
+        ends = np.cumsum([0, *(_width(call, emitter, x) for x in own)]).tolist()
+        parts = zip(own, pairwise(ends), strict=True)
+        own = [add(emitter, x, cut(emitter, bias, 0, a, b)) for x, (a, b) in parts]
+    q, k, v = (x if len(emitter.shape(x)) == 4 else _heads(emitter, x, heads) for x in own)
+    biases = [given(call, 4)]
+    count = given(call, 7)
+    if past[0] is not None and past[1] is not None:
+        if attributes.get("past_present_share_buffer", 0):
+            if count is None:
+                raise emitter.error(call, "a buffer of the past without its length", "export the model again")
+            place = reshape(emitter, cast(emitter, count, np.int64), 1)
+            k, v = _written(emitter, past[0], k, place), _written(emitter, past[1], v, place)
+            seen = one(emitter, "LessOrEqual", counting(emitter, _length(emitter, k, 2)), place)
+            biases.append(_mask_bias(emitter, seen, q, -np.inf))
+        else:
+            k, v = (one(emitter, "Concat", old, new, axis=2) for old, new in zip(past, (k, v), strict=True))
+    if (mask := given(call, 3)) is not None:
+        biases.append(_padding(call, emitter, mask, k, q))
+    scale = attributes.get("scale") or 1 / sqrt(_width(call, emitter, q))
+    result, scores = _attend(emitter, q, k, v, scale, biases)
+    return [_merged(emitter, result), k, v, scores][: len(call.used)]
+
+
+def _written(emitter: Emitter, buffer: SSAValue, new: SSAValue, place: SSAValue) -> SSAValue:
+    """`buffer` `[batch, heads, places, width]` with the one entry of `new` at `place`."""
+    here = one(emitter, "Equal", counting(emitter, _length(emitter, buffer, 2)), place)
+    return one(emitter, "Where", unsqueeze(emitter, here, 1), new, buffer)
 
 
 def _projected(call: Call, emitter: Emitter, heads: int) -> list[SSAValue]:
@@ -205,8 +257,9 @@ def _biased(call: Call, emitter: Emitter, parts: list[SSAValue], heads: int) -> 
 @contrib("RotaryEmbedding")
 def _rotary_embedding(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
     attributes, x, places = call.attributes, operand(call), operand(call, 1)
-    if attributes.get("is_packed_batching", 0) or attributes.get("scale", 1.0) != 1.0:
-        raise emitter.missing(call, "packed batches or scaled positions", "export in the ordinary form")
+    if attributes.get("scale", 1.0) != 1.0:
+        raise emitter.missing(call, "scaled positions", "export in the ordinary form")
+    attributes.get("is_packed_batching")  # the positions say all
     four, cos, sin = x, operand(call, 2), operand(call, 3)
     rank, turned = len(emitter.shape(x)), attributes.get("rotary_embedding_dim", 0)
     if rank == 3:
@@ -247,35 +300,40 @@ def _turned(
 def _group_query_attention(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
     attributes = call.attributes
     heads, shared = attributes["num_heads"], attributes["kv_num_heads"]
-    if attributes.get("smooth_softmax", 0) == 1 or given(call, 11) is not None:
-        raise emitter.missing(call, "a softmax with a sink", "export with the ordinary softmax")
-    if attributes.get("k_quant_type", "NONE") != "NONE" or attributes.get("qk_output", 0):
-        raise emitter.missing(call, "quantised keys or scores as an output", "export in the ordinary form")
-    _refuse_results(call, emitter, 3, "the scores as an output")
+    if any(attributes.get(f"{side}_quant_type", "NONE") != "NONE" for side in "kv"):
+        raise emitter.missing(call, "quantised keys and values", "export in the ordinary form")
+    if attributes.get("sliding_window_cache", 0):
+        raise emitter.missing(call, "a buffer of one window", "export with the whole past")
     query, key, value = operand(call), given(call, 1), given(call, 2)
     if key is None or value is None:
         width = _width(call, emitter, query) // (heads + 2 * shared)
         ends = np.cumsum([0, heads, shared, shared]) * width
         query, key, value = (cut(emitter, query, 2, int(a), int(b)) for a, b in pairwise(ends))
     q, k, v = _heads(emitter, query, heads), _heads(emitter, key, shared), _heads(emitter, value, shared)
+    if (weight := given(call, 14)) is not None:
+        epsilon = attributes.get("qk_norm_epsilon", 1e-6)
+        q = one(emitter, "RMSNormalization", q, weight, axis=-1, epsilon=epsilon, stash_type=1)
+        k = one(emitter, "RMSNormalization", k, given(call, 15), axis=-1, epsilon=epsilon, stash_type=1)
     # where the first of the new positions stands, for each row of the batch
     lengths = unsqueeze(emitter, reshape(emitter, cast(emitter, operand(call, 5), np.int64), -1), 1)
-    past = given(call, 3), given(call, 4)
+    past, total = (given(call, 3), given(call, 4)), operand(call, 6)
     count = _length(emitter, q, 2)
     start = one(emitter, "Sub", one(emitter, "Add", lengths, ints(emitter, 1)), count)
     start = one(emitter, "Max", start, emitter.constant(np.array(0)))
     if past[0] is None:
         start = one(emitter, "Mul", start, emitter.constant(np.array(0)))
     places = one(emitter, "Add", start, unsqueeze(emitter, counting(emitter, count), 0))
+    turns, how = given(call, 9) or places, attributes.get("rotary_interleaved", 0)
+    cos, sin = given(call, 7), given(call, 8)
     if attributes.get("do_rotary", 0):
-        turns = places if given(call, 9) is None else operand(call, 9)
-        cos, sin, how = operand(call, 7), operand(call, 8), attributes.get("rotary_interleaved", 0)
+        if cos is None or sin is None:
+            raise emitter.error(call, "rotary positions without their tables", "export the model again")
         q, k = (_turned(emitter, x, cos, sin, turns, how) for x in (q, k))
     if past[0] is not None and past[1] is not None:
-        total = reshape(emitter, cast(emitter, operand(call, 6), np.int64), 1)
+        total = reshape(emitter, cast(emitter, total, np.int64), 1)
         k, v = _remembered(emitter, (past[0], past[1]), (k, v), start, count, total)
-    result = _grouped(call, emitter, q, k, v, places)
-    return [result, k, v][: len(call.used)]
+    result, scores = _grouped(call, emitter, q, k, v, places)
+    return [result, k, v, scores][: len(call.used)]
 
 
 def _remembered(
@@ -312,8 +370,11 @@ def _remembered(
 
 def _grouped(
     call: Call, emitter: Emitter, q: SSAValue, k: SSAValue, v: SSAValue, places: SSAValue
-) -> SSAValue:
-    """Attention of `q` `[batch, heads, ..]` to `k` and `v` `[batch, shared heads, ..]`, as `[batch, length, all]`."""
+) -> tuple[SSAValue, SSAValue]:
+    """
+    Attention of `q` `[batch, heads, ..]` to `k` and `v` `[batch, shared heads, ..]`, as `[batch, length, all]`, and
+    the scores before or after the softmax, `[batch, heads, length, places]`.
+    """
     attributes = call.attributes
     heads, shared = attributes["num_heads"], attributes["kv_num_heads"]
     if heads % max(shared, 1):
@@ -329,7 +390,11 @@ def _grouped(
     )  # fmt: skip
     key_places = reshape(emitter, counting(emitter, _length(emitter, k, 2)), 1, 1, -1)
     own = unsqueeze(emitter, places, 2)
-    keep = one(emitter, "LessOrEqual", key_places, own)
+    if attributes.get("causal", 1):
+        keep = one(emitter, "LessOrEqual", key_places, own)
+    else:
+        last = cast(emitter, reshape(emitter, operand(call, 5), -1, 1, 1), np.int64)
+        keep = one(emitter, "LessOrEqual", key_places, last)
     if (window := attributes.get("local_window_size", -1)) > 0:
         first = one(emitter, "Sub", own, emitter.constant(np.array(window)))
         keep = one(emitter, "And", keep, one(emitter, "Greater", key_places, first))
@@ -348,7 +413,29 @@ def _grouped(
     if softcap := attributes.get("softcap", 0.0):
         cap = scalar(emitter, scores, softcap)
         scores = one(emitter, "Mul", one(emitter, "Tanh", one(emitter, "Div", scores, cap)), cap)
-    weights = one(emitter, "Softmax", add(emitter, scores, *biases), axis=-1)
+    scores = add(emitter, scores, *biases)
+    weights = _softmax_with_sink(call, emitter, scores)
     result = one(emitter, "MatMul", weights, values)
     merged = transpose(emitter, result, 0, 3, 1, 2, 4)
-    return reshape(emitter, merged, 0, 0, heads * width)
+    shown = scores if attributes.get("qk_output", 0) == 1 else weights
+    around = (extent(emitter, shown, 0), ints(emitter, heads), *(extent(emitter, shown, a) for a in (3, 4)))
+    shown = one(emitter, "Reshape", shown, one(emitter, "Concat", *around, axis=0))
+    return reshape(emitter, merged, 0, 0, heads * width), shown
+
+
+def _softmax_with_sink(call: Call, emitter: Emitter, scores: SSAValue) -> SSAValue:
+    """The softmax of `[batch, shared heads, group, length, places]`; a sink is one place more, whose share goes nowhere."""
+    sink, smooth = given(call, 11), call.attributes.get("smooth_softmax", 0) == 1
+    if sink is None and not smooth:
+        return one(emitter, "Softmax", scores, axis=-1)
+    if sink is None:
+        column = scalar(emitter, scores, 0.0)
+    else:
+        shared = call.attributes["kv_num_heads"]
+        column = reshape(emitter, sink, 1, shared, -1, 1, 1)
+    around = one(
+        emitter, "Concat", cut(emitter, one(emitter, "Shape", scores), 0, 0, 4), ints(emitter, 1), axis=0
+    )
+    column = one(emitter, "Expand", column, around)
+    weights = one(emitter, "Softmax", one(emitter, "Concat", scores, column, axis=4), axis=-1)
+    return cut(emitter, weights, 4, 0, -1)

@@ -42,6 +42,7 @@ def _embedded(
 ) -> Sequence[SSAValue]:
     """`row(operand, ids)` gives the rows of a table."""
     ids, segments, mask = operand(call), given(call, 1), given(call, 7)
+    given(call, 4)  # a table of segments that no position names
     if places is None:
         places = counting(emitter, squeeze(emitter, extent(emitter, ids, 1), 0))
     total = add(emitter, row(2, ids), row(3, places))

@@ -61,12 +61,13 @@ def _real_weights(call: Call, emitter: Emitter, place: int, zeros: int, bits: in
     elif points is not None:
         points = unpacked(points, bits)[..., : scales.shape[-1]]
     depth, blocks = numbers.shape[-1], scales.shape[-1]
-    if depth % blocks:
+    block = call.attributes.get("block_size", 0) or depth
+    if blocks * block != depth:
         raise emitter.error(call, f"{blocks} scales for rows of {depth}", "export the model again")
 
     if points is None:
         points = np.full_like(scales, 1 << (bits - 1))
-    points, scales = (np.repeat(values, depth // blocks, axis=-1) for values in (points, scales))
+    points, scales = (np.repeat(values, block, axis=-1) for values in (points, scales))
     real = (numbers - points) * scales
     kind = emitter.dtype(operand(call))
     return emitter.constant(np.ascontiguousarray(real.swapaxes(1, 2)).astype(kind))

@@ -110,40 +110,52 @@ def _skip_layer_norm(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
 _ACTIVATIONS: dict[str, tuple[str, ...]] = {
     "Relu": (),
     "Sigmoid": (),
+    "Softplus": (),
+    "Softsign": (),
     "Tanh": (),
+    "Elu": ("alpha",),
     "LeakyRelu": ("alpha",),
+    "ThresholdedRelu": ("alpha",),
     "HardSigmoid": ("alpha", "beta"),
+    "Selu": ("alpha", "gamma"),
 }
+"""What may be fused, with its parameters in their order."""
 
 
-def activate(call: Call, emitter: Emitter, data: SSAValue, parameters: Sequence[float]) -> SSAValue:
-    name = call.attributes.get("activation", "")
+def activate(call: Call, emitter: Emitter, data: SSAValue) -> SSAValue:
+    """`data` behind the activation that the call has fused, if any."""
+    attributes = call.attributes
+    name, listed = attributes.get("activation", ""), attributes.get("activation_params", [])
     if not name:
         return data
     if name == "Clip":
-        low, high = (scalar(emitter, data, bound) for bound in parameters)
+        low, high = (scalar(emitter, data, bound) for bound in listed)
         return emitter.emit("Clip", data, low, high)[0]
     if name not in _ACTIVATIONS:
         raise emitter.missing(call, f"the fused activation {name!r}", "export without graph optimisations")
-    given: dict[str, Any] = dict(zip(_ACTIVATIONS[name], parameters, strict=False))
-    return emitter.emit(name, data, **given)[0]
+    own: dict[str, Any] = dict(zip(_ACTIVATIONS[name], listed, strict=False))
+    for parameter in ("alpha", "beta", "gamma"):
+        value = attributes.get(f"activation_{parameter}")
+        if value is not None and parameter in _ACTIVATIONS[name]:
+            own[parameter] = value
+    return emitter.emit(name, data, **own)[0]
+
+
+def without_activation(call: Call) -> dict[str, Any]:
+    """The attributes of what the activation is fused to."""
+    return {name: value for name, value in call.attributes.items() if not name.startswith("activation")}
 
 
 @contrib("FusedConv")
 def _fused_conv(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
-    own = {"activation", "activation_params"}
-    plain = {name: value for name, value in call.attributes.items() if name not in own}
-    (result,) = emitter.emit("Conv", *call.operands[:3], **plain)
-    result = add(emitter, result, given(call, 3))
-    return [activate(call, emitter, result, call.attributes.get("activation_params", []))]
+    (result,) = emitter.emit("Conv", *call.operands[:3], **without_activation(call))
+    return [activate(call, emitter, add(emitter, result, given(call, 3)))]
 
 
 @contrib("FusedGemm")
 def _fused_gemm(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
-    plain = {name: value for name, value in call.attributes.items() if not name.startswith("activation")}
-    (result,) = emitter.emit("Gemm", *call.operands, **plain)
-    names = ("activation_alpha", "activation_beta")
-    return [activate(call, emitter, result, [call.attributes[n] for n in names if n in call.attributes])]
+    (result,) = emitter.emit("Gemm", *call.operands, **without_activation(call))
+    return [activate(call, emitter, result)]
 
 
 # cdist(a, b)[i, j] = |a[i] - b[j]|^2

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from xdsl.ir import SSAValue
 
-from stepwell.frontends.onnx.contrib.layers import activate
+from stepwell.frontends.onnx.contrib.layers import activate, without_activation
 from stepwell.frontends.onnx.contrib.rules import add, contrib
 from stepwell.frontends.onnx.upgrades import Call, Emitter
 from stepwell.frontends.onnx.writing import (
@@ -51,12 +51,12 @@ def _quantised_unary(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
 
 @contrib("QLinearSoftmax")
 def _quantised_softmax(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
-    axis, rank = call.attributes.get("axis", -1), len(emitter.shape(operand(call)))
-    if call.attributes["opset"] < 13 and axis not in (-1, rank - 1):
-        raise emitter.missing(
-            call, f"the softmax of opset {call.attributes['opset']} over axes", "use the last axis"
-        )
-    return _quantised(call, emitter, one(emitter, "Softmax", _real(call, emitter, 0), axis=axis), 3)
+    x, axis = _real(call, emitter, 0), call.attributes.get("axis", -1)
+    rank = len(emitter.shape(x))
+    if call.attributes["opset"] >= 13 or axis % max(rank, 1) == rank - 1:
+        return _quantised(call, emitter, one(emitter, "Softmax", x, axis=axis), 3)
+    flat = one(emitter, "Softmax", one(emitter, "Flatten", x, axis=axis), axis=-1)
+    return _quantised(call, emitter, one(emitter, "Reshape", flat, one(emitter, "Shape", x)), 3)
 
 
 @contrib("QLinearAveragePool", "QLinearGlobalAveragePool")
@@ -300,7 +300,7 @@ def _unpacked_last(emitter: Emitter, value: SSAValue, bits: int) -> SSAValue:
 
 @contrib("NhwcConv", "NhwcFusedConv", "NhwcMaxPool", "QLinearConv")
 def _channels_last(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
-    plain: dict[str, Any] = dict(call.attributes)
+    plain: dict[str, Any] = without_activation(call)
     quantised = call.op == "QLinearConv"
     x = operand(call)
     rank = len(emitter.shape(x))
@@ -314,7 +314,5 @@ def _channels_last(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
     if quantised:
         return [transpose(emitter, one(emitter, "QLinearConv", x, *call.operands[1:], **plain), *back)]
     # ONNX Runtime's filters of these are [out, in, height, width] all the same
-    parameters = plain.pop("activation_params", [])
-    plain.pop("activation", None)
     result = transpose(emitter, one(emitter, "Conv", x, *call.operands[1:3], **plain), *back)
-    return [activate(call, emitter, add(emitter, result, given(call, 3)), parameters)]
+    return [activate(call, emitter, add(emitter, result, given(call, 3)))]
