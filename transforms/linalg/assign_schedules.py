@@ -64,6 +64,8 @@ A panel that fills this share of L2 is walked through in parts that fill this sh
 """
 _FEWEST_TILES, _FEWEST_PANELS = 4, 8
 """Tiles of rows from which on that pays, and panels that must be left as work for several cores."""
+_SOONER = 0.8
+"""What is left of a kernel's time where its rows are divided too, since each block reads the panel again."""
 _UNROLL = 4
 """Steps of a contraction that become one iteration (`kernels-to-llvm`)."""
 _DOT_ROWS = 4
@@ -298,7 +300,23 @@ class _Kernel:
             parts[d] = tile[node.root_dims[d]]
         self.loops[node.op] = TileAttr.of(parts, self._vector_sizes(node, tile, vector), own)
         whole = [size if d == node.root_dims[shape.columns] else 0 for d, size in enumerate(tile)]
+        whole[node.root_dims[rows[0]]] = self._block(*steps[0], ceil((shape.column_extent or 1) / width))
         return whole, vector, [d for d in order if whole[d]]
+
+    def _block(self, rows: int, least: int, panels: int) -> int:
+        """
+        How many of `rows` one tile takes, 0 for all of them: equal blocks of at least `least` where the threads would end
+        clearly sooner than with a panel for each tile. (16 threads, 12 panels: blocks of a quarter.)
+        """
+
+        def turns(blocks: int) -> float:
+            return ceil(panels * blocks / self.target.threads) / blocks
+
+        even = [n for n in range(1, rows // least + 1) if rows % n == 0]
+        blocks = next(
+            (n for n in even if turns(n) <= _SOONER * turns(1) and turns(n) <= 1.1 * min(map(turns, even))), 1
+        )
+        return rows // blocks if blocks > 1 else 0
 
     def _rows_outside(self, node: _Node, shape: "_Contraction", rows: int, width: int) -> bool:
         """

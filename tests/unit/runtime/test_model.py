@@ -10,8 +10,11 @@ import threading
 import time
 
 import numpy as np
+import onnx.numpy_helper
+import onnx.parser
 import pytest
 
+import stepwell
 from stepwell.errors import RunError
 from stepwell.runtime import load
 from stepwell.runtime.model import shape_function
@@ -135,6 +138,32 @@ def test_same_bits_for_any_number_of_threads(build, threads, spin):
     model = load(build("rows"), threads=threads, spin=spin, poison=True)
     for _ in range(50):
         assert np.array_equal(model(x), want)
+
+
+def test_same_bits_compiled_for_any_number_of_threads():
+    """For many threads the rows of a long product are divided, which changes no sum."""
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(2048, 512)).astype(np.float32)
+    net = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> net (float[120, 2048] x) => (float[120, 512] y)'
+        "{ h = MatMul (x, w)  y = Relu (h) }"
+    )
+    net.graph.initializer.append(onnx.numpy_helper.from_array(w, "w"))
+    x = rng.normal(size=(120, 2048)).astype(np.float32)
+    one = stepwell.compile(net, threads=1)
+    want = one(x)
+    np.testing.assert_allclose(want, np.maximum(x @ w, 0), rtol=1e-3, atol=1e-3)
+    tiles = {1: _tiles(one, x)}
+    for threads in (3, 16):
+        model = stepwell.compile(net, threads=threads)
+        assert np.array_equal(model(x), want)
+        tiles[threads] = _tiles(model, x)
+    assert tiles[1] == tiles[3] < 16 <= tiles[16]
+
+
+def _tiles(model: stepwell.Model, x: np.ndarray) -> int:
+    (run,) = model.profile({"x": x}, runs=1).runs
+    return sum(event.tiles for event in run if event.site >= 0)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no affinity of threads")
