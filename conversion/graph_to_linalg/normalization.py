@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from xdsl.dialects.builtin import f32
 from xdsl.ir import Attribute, SSAValue
 
 from stepwell.conversion.graph_to_linalg.contraction import accumulator_of
@@ -185,12 +184,13 @@ def _lrn(low: Lowering, op: Any) -> SSAValue:
     edges[0][1], edges[1][1] = before, size - 1 - before
     padded = low.pad(x, edges[0], edges[1], 0.0)
     d = dims(rank + 1)
-    init, window = low.fill(0.0, shape, f32), low.empty((size,), f32)
+    wide = accumulator_of(element)
+    init, window = low.fill(0.0, shape, wide), low.empty((size,), wide)
     (squares,) = low.generic(
         "p" * rank + "r",
         [(padded, [d[0], d[1] + d[rank], *d[2:rank]]), (window, [d[rank]])],
         [(init, d[:rank])],
-        lambda v, _, acc: acc + v.cast(f32) * v.cast(f32),
+        lambda v, _, acc: acc + v.cast(wide) * v.cast(wide),
     )
 
     def body(v: Scalar, s: Scalar) -> Scalar:

@@ -377,3 +377,10 @@ def test_against_onnxruntime(case: tuple[str, list[Any], list[int], dict[str, An
         {"rtol": 2e-3, "atol": 1e-3} if any(x is not None and x.dtype == np.float16 for x in inputs) else {}
     )
     check(op, inputs, constants, **tolerance, **options)
+
+
+def test_lrn_of_doubles_sums_doubles():
+    ctx = new_context(DIALECTS)
+    module = import_onnx(model_of("LRN", [IMAGE.astype(np.float64)], [], size=3), ctx)
+    GraphToLinalgPass().apply(ctx, module)
+    assert "f32" not in print_module(module)
