@@ -123,15 +123,18 @@ for _name, _function in (_INTEGER | _FLOAT).items():
     _register(f"arith.{_name}", _function)
 
 
-def _erf(x: Any) -> Any:
-    x = np.asarray(x)
-    return np.vectorize(math.erf, otypes=[np.float64])(x).astype(x.dtype) if x.size else x
+def _by_element(function: Callable[[float], float]) -> Function:
+    def run(x: Any) -> Any:
+        x = np.asarray(x)
+        return np.vectorize(function, otypes=[np.float64])(x).astype(x.dtype) if x.size else x
+
+    return run
 
 
 _MATH: dict[str, Function] = {
     "absf": np.abs, "absi": np.abs, "acos": np.arccos, "acosh": np.arccosh, "asin": np.arcsin, "asinh": np.arcsinh,
     "atan": np.arctan, "atanh": np.arctanh, "atan2": np.arctan2, "cbrt": np.cbrt, "ceil": np.ceil,
-    "copysign": np.copysign, "cos": np.cos, "cosh": np.cosh, "erf": _erf, "exp": np.exp, "exp2": np.exp2,
+    "copysign": np.copysign, "cos": np.cos, "cosh": np.cosh, "erf": _by_element(math.erf), "erfc": _by_element(math.erfc), "exp": np.exp, "exp2": np.exp2,
     "expm1": np.expm1, "floor": np.floor, "fma": lambda a, b, c: a * b + c, "log": np.log, "log10": np.log10,
     "log1p": np.log1p, "log2": np.log2, "powf": np.power, "roundeven": np.rint,
     "round": lambda x: np.copysign(np.floor(np.abs(x) + np.asarray(0.5, np.asarray(x).dtype)), x),

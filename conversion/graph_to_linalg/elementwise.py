@@ -1,7 +1,6 @@
 """Element-wise operators: one all-parallel generic each, operands broadcast by their maps."""
 
 from collections.abc import Callable
-from math import pi, sqrt
 from typing import Any
 
 from xdsl.dialects import arith, math, scf
@@ -14,6 +13,7 @@ from stepwell.conversion.graph_to_linalg.scalar import Body, Scalar
 from stepwell.conversion.graph_to_linalg.small_types import decoded, encoded, is_small
 from stepwell.diagnostics import unsupported
 from stepwell.dialects.graph import STRING
+from stepwell.dialects.math import ErfcOp
 
 Function = Callable[..., Any]
 
@@ -69,7 +69,7 @@ _UNARY: dict[str, Function] = {
     "erf": Scalar.erf,
     "exp": Scalar.exp,
     "floor": Scalar.floor,
-    "hard_swish": lambda x: x * (x * (1.0 / 6.0) + 0.5).clamp(0.0, 1.0),
+    "hard_swish": lambda x: x * ((x + 3.0).clamp(0.0, 6.0) * (1.0 / 6.0)),
     "is_nan": Scalar.is_nan,
     "log": Scalar.log,
     "mish": _mish,
@@ -146,11 +146,18 @@ def _shrunk(x: Scalar, limit: float, bias: float) -> Scalar:
     return x.body.select(wide.below(-limit), wide + bias, inner).cast(x.type, x.unsigned)
 
 
+def _swish(x: Scalar, alpha: float) -> Scalar:
+    if alpha == 1.0:
+        return x.times_sigmoid(x)
+    slope = x * alpha
+    return x.times_sigmoid(slope, lost=x.fma(alpha, -slope))
+
+
 # name: (attributes, body of x and them)
 _PARAMETRIC: dict[str, tuple[list[str], Function]] = {
-    "celu": (["alpha"], lambda x, a: x.maximum(0.0) + ((x * (1.0 / a)).unary(math.ExpM1Op) * a).minimum(0.0)),
+    "celu": (["alpha"], lambda x, a: x.body.select(x.below(0.0), (x * (1.0 / a)).unary(math.ExpM1Op) * a, x)),
     "elu": (["alpha"], lambda x, a: x.body.select(x.below(0.0), x.unary(math.ExpM1Op) * a, x)),
-    "hard_sigmoid": (["alpha", "beta"], lambda x, a, b: (x * a + b).clamp(0.0, 1.0)),
+    "hard_sigmoid": (["alpha", "beta"], lambda x, a, b: x.fma(a, b).clamp(0.0, 1.0)),
     "leaky_relu": (["alpha"], lambda x, a: x.body.select(x.below(0.0), x * a, x)),
     "selu": (
         ["alpha", "gamma"],
@@ -160,7 +167,7 @@ _PARAMETRIC: dict[str, tuple[list[str], Function]] = {
         ["lambd", "bias"],
         lambda x, limit, bias: _shrunk(x, limit, bias),
     ),
-    "swish": (["alpha"], lambda x, a: x.times_sigmoid(x * a)),
+    "swish": (["alpha"], _swish),
     "thresholded_relu": (["alpha"], lambda x, a: x.body.select(x.above(a), x, 0.0)),
 }
 
@@ -202,24 +209,33 @@ def _gelu_single(x: Scalar) -> Scalar:
     return power.fma(-quotient, select(x.below(0.0), -0.0, x))
 
 
-_GELU_LINEAR, _GELU_LINEAR_LOW = 1.5957691669464111, -4.534068032135963e-08
-_GELU_CUBIC, _GELU_CUBIC_LOW = 0.07135481387376785, 2.3988323966106506e-09
-"""2 sqrt(2 / pi) and 0.044715 times it, each as the nearest f32 and the rest."""
+_GELU_TANH = {
+    f32: (
+        _GELU_ZERO,
+        1.5957691669464111,
+        -4.534068032135963e-08,
+        0.07135481387376785,
+        2.3988323966106506e-09,
+    ),
+    f64: (22.0, 1.5957691216057308, -9.96930880911092e-17, 0.07135481627260025, -6.175149918155315e-19),
+}
+"""From where on gelu(-a) is 0, 2 sqrt(2 / pi) and 0.044715 times it, each as the nearest number of the type and the rest."""
 
 
 # x (1 + tanh(v / 2)) / 2 = x sigmoid(v), v = a (c + d a^2) for a = |x|, whose rounding errors are gathered in `low`: an
 # error of v is a relative one of e^-v.
 def _gelu_by_tanh(x: Scalar) -> Scalar:
+    zero, linear, linear_low, cubic, cubic_low = _GELU_TANH[x.type]
     select = x.body.select
     a = x.absolute()
-    a = select(a.above(_GELU_ZERO), _GELU_ZERO, a)
+    a = select(a.above(zero), zero, a)
     square = a * a
     square_low = a.fma(a, -square)
-    term = square * _GELU_CUBIC
-    term_low = square.fma(_GELU_CUBIC, -term) + square * _GELU_CUBIC_LOW + square_low * _GELU_CUBIC
-    total = term + _GELU_LINEAR
+    term = square * cubic
+    term_low = square.fma(cubic, -term) + square * cubic_low + square_low * cubic
+    total = term + linear
     part = total - term
-    total_low = (term - (total - part)) + (x.lift(_GELU_LINEAR) - part) + (term_low + _GELU_LINEAR_LOW)
+    total_low = (term - (total - part)) + (x.lift(linear) - part) + (term_low + linear_low)
     v = a * total
     low = a.fma(total, -v) + a * total_low
     e, scale = (-v).small_exp()
@@ -227,17 +243,28 @@ def _gelu_by_tanh(x: Scalar) -> Scalar:
     return y.fma(-scale, select(x.below(0.0), -0.0, x))
 
 
+_SQRT_HALF, _SQRT_HALF_LOW = 0.7071067811865476, -4.833646656726457e-17
+_ERFC_ZERO = 28.0
+"""From here on erfc is less than half of the least denormal f64."""
+
+
+# gelu(x) = x erfc(z) / 2, z = -x / sqrt 2. What z lost by rounding is put back where erfc is steep: erfc(z + l) is about
+# erfc(z) (1 - 2 z l) there.
+def _gelu_double(x: Scalar) -> Scalar:
+    z = x * -_SQRT_HALF
+    lost = x.fma(-_SQRT_HALF, -z) - x * _SQRT_HALF_LOW
+    is_steep = z.above(0.0) & z.below(_ERFC_ZERO)
+    tail = z.unary(ErfcOp)
+    tail = tail.fma(x.body.select(is_steep, lost * z * -2.0, 0.0), tail)
+    return x * 0.5 * tail
+
+
 @lowers("gelu")
 def _gelu(low: Lowering, op: Any) -> SSAValue:
     def exact(x: Scalar) -> Scalar:
-        return x * 0.5 * ((x * (1.0 / sqrt(2.0))).erf() + 1.0) if x.type == f64 else _gelu_single(x)
+        return _gelu_double(x) if x.type == f64 else _gelu_single(x)
 
-    def by_tanh(x: Scalar) -> Scalar:
-        if x.type == f64:
-            return x.times_sigmoid((x + x * x * x * 0.044715) * (2.0 * sqrt(2.0 / pi)))
-        return _gelu_by_tanh(x)
-
-    return elementwise(low, op, by_tanh if low.attr(op, "approximate") == "tanh" else exact)
+    return elementwise(low, op, _gelu_by_tanh if low.attr(op, "approximate") == "tanh" else exact)
 
 
 @lowers("clip")

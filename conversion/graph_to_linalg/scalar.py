@@ -1,10 +1,11 @@
 """Scalars in the body of a `linalg.generic`: Python operators that make `arith` and `math` ops."""
 
 from collections.abc import Callable, Sequence
+from math import exp
 from typing import TYPE_CHECKING, Any, Union
 
 from xdsl.dialects import arith, math, tensor
-from xdsl.dialects.builtin import AnyFloat, IndexType, IntegerType, UnknownLoc, f32, i1, i64
+from xdsl.dialects.builtin import AnyFloat, IndexType, IntegerType, UnknownLoc, f32, f64, i1, i64
 from xdsl.dialects.linalg.ops import IndexOp
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 
 Operand = Union["Scalar", int, float]
 _INDEX = IndexType()
-_EXP_OF_MINUS_32 = 1.2664165549094176e-14
+_SIGMOID_ZERO = -1500.0
+"""Up to here e^x is 0 however large what it is multiplied by, in f64 too."""
 
 
 class Body:
@@ -348,17 +350,22 @@ class Scalar:
 
     def small_exp(self) -> "tuple[Scalar, Scalar]":
         """
-        e and f with e^x = e * f, where no digit of e is lost to denormals: f is 1, or e^-32 below -64, where 1 + e is 1.
-        A product with a large number may be normal where e^x is not.
+        e and f with e^x = e * f, where no digit of e is lost to denormals: f is 1, or e^-32 (e^-300 in f64) far below 0,
+        where 1 + e is 1. A product with a large number may be normal where e^x is not.
         """
-        is_tiny, select = self.below(-64.0), self.body.select
-        return select(is_tiny, self + 32.0, self).exp(), select(is_tiny, _EXP_OF_MINUS_32, self.lift(1.0))
+        shift = 300.0 if self.type == f64 else 32.0
+        is_tiny, select = self.below(-2.0 * shift), self.body.select
+        return select(is_tiny, self + shift, self).exp(), select(is_tiny, exp(-shift), self.lift(1.0))
 
-    def times_sigmoid(self, slope: "Scalar") -> "Scalar":
-        """`self * slope.sigmoid()`."""
+    def times_sigmoid(self, slope: "Scalar", lost: "Scalar | None" = None) -> "Scalar":
+        """
+        `self * (slope + lost).sigmoid()`, where `lost` is what `slope` lost by rounding. That counts below 0 only, where
+        e^(s + l) / (1 + e^(s + l)) is about e^s / (1 + e^s - l).
+        """
         e, scale = (-slope.absolute()).small_exp()
         is_below, select = slope.below(0.0), self.body.select
-        quotient = select(is_below, self * e, self) / (e + 1.0)
+        rest = e if lost is None else e - select(is_below & slope.above(_SIGMOID_ZERO), lost, 0.0)
+        quotient = select(is_below, self * e, self) / (rest + 1.0)
         return select(is_below, quotient * scale, quotient)
 
     def clamp(self, low: Operand, high: Operand) -> "Scalar":

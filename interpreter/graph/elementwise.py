@@ -45,7 +45,7 @@ for _name, _function in {
     "bitwise_not": np.invert, "is_nan": np.isnan, "erf": erf, "sigmoid": sigmoid, "softplus": softplus,
     "reciprocal": lambda x: np.divide(1, x, dtype=x.dtype), "relu": lambda x: np.where(x < 0, x.dtype.type(0),
     x), "softsign": lambda x: x / (1 + np.abs(x)), "mish": lambda x: x * np.tanh(softplus(x)),
-    "hard_swish": lambda x: x * np.clip(x / 6 + x.dtype.type(0.5), 0, 1),
+    "hard_swish": lambda x: x * (np.clip(x + 3, 0, 6) / 6),
     "and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor, "bitwise_and": np.bitwise_and,
     "bitwise_or": np.bitwise_or, "bitwise_xor": np.bitwise_xor, "greater": np.greater, "less": np.less,
     "greater_or_equal": np.greater_equal, "less_or_equal": np.less_equal, "equal": np.equal,
@@ -116,7 +116,7 @@ def _elu(op: GraphOp, x: Array) -> Array:
 @evaluates("celu")
 def _celu(op: GraphOp, x: Array) -> Array:
     alpha = _alpha(op, x)
-    return np.maximum(x, 0) + np.minimum(0, alpha * np.expm1(x / alpha))
+    return np.where(x < 0, alpha * np.expm1(x / alpha), x)
 
 
 @evaluates("selu")

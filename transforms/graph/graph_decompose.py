@@ -56,21 +56,6 @@ def chain_extremum(op: GraphOp, emitter: Emitter) -> Values | None:
     return [result]
 
 
-# hard_swish(x) == x * hard_sigmoid(x, 1/6, 1/2)
-def expand_hard_swish(op: GraphOp, emitter: Emitter) -> Values:
-    (x,) = op.operands
-    return [emitter.make("Mul", x, emitter.make("HardSigmoid", x, alpha=1 / 6, beta=0.5))]
-
-
-# celu(x) == max(0, x) + min(0, alpha * (exp(x / alpha) - 1))
-def expand_celu(op: GraphOp, emitter: Emitter) -> Values:
-    (x,) = op.operands
-    alpha, zero = emitter.scalar(x, op.get("alpha")), emitter.scalar(x, 0)
-    grown = emitter.make("Sub", emitter.make("Exp", emitter.make("Div", x, alpha)), emitter.scalar(x, 1))
-    negative = emitter.make("Min", zero, emitter.make("Mul", alpha, grown))
-    return [emitter.make("Add", emitter.make("Max", zero, x), negative)]
-
-
 # prelu(x, slope) == where(x < 0, slope * x, x)
 def expand_prelu(op: GraphOp, emitter: Emitter) -> Values:
     x, slope = op.operands
@@ -603,8 +588,6 @@ _RULES: dict[str, list[Rule]] = {
     "Mean": [mean_as_sum],
     "Max": [chain_extremum],
     "Min": [chain_extremum],
-    "HardSwish": [expand_hard_swish],
-    "Celu": [expand_celu],
     "PRelu": [expand_prelu],
     "CastLike": [cast_like_as_cast],
     "Size": [size_as_product],

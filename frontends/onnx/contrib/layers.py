@@ -60,10 +60,7 @@ def _bias_gelu(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
 # quick_gelu(x) = x * sigmoid(alpha * x)
 @contrib("QuickGelu")
 def _quick_gelu(call: Call, emitter: Emitter) -> Sequence[SSAValue]:
-    (data,) = call.operands
-    assert data is not None
-    (scaled,) = emitter.emit("Mul", data, scalar(emitter, data, call.attributes.get("alpha", 1.702)))
-    return emitter.emit("Mul", data, *emitter.emit("Sigmoid", scaled))
+    return emitter.emit("Swish", *call.operands, alpha=call.attributes.get("alpha", 1.702))
 
 
 def _normalise(
