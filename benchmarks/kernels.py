@@ -3,12 +3,15 @@
     python benchmarks/kernels.py                 every case
     python benchmarks/kernels.py gemm softmax    cases whose name contains one of the words
 
-For each case: microseconds of one call of ours (the lowest over many short windows), per cent of the peak that was
-measured on this machine (compute-bound cases), and onnxruntime's time over ours (the median over windows of both).
+For each case: microseconds of one call of ours from Python (the lowest over many short windows), what its kernels reach inside
+of the library (compute-bound cases), and onnxruntime's time over ours (the median over windows of both, whole calls). The rate
+of the kernels is given in per cent of two loops that run in turns with them, medians of equally long stretches: of
+multiply-adds alone, the peak, and of multiply-adds with the loads of a register tile, all from L1, which no product can pass.
 Convolutions are chains, so that the change of layout at a model's border does not count. One thread.
 """
 
 import argparse
+import ctypes
 import statistics
 import subprocess
 import tempfile
@@ -190,8 +193,8 @@ def _calls_a_window(call: Callable[[], object]) -> int:
     return max(1, round(_WINDOW_SECONDS / max(once, 1e-7)))
 
 
-def compare(case: Case, seconds: float) -> tuple[float, float, float]:
-    """Seconds of one call of ours, of onnxruntime's, and the median ratio; fails where the results differ."""
+def compare(case: Case, seconds: float) -> tuple[float, float]:
+    """Seconds of one call of ours, and the median of onnxruntime's time over it; fails where the results differ."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     peer = onnxruntime.InferenceSession(case.model.SerializeToString(), options, ["CPUExecutionProvider"])
@@ -207,43 +210,91 @@ def compare(case: Case, seconds: float) -> tuple[float, float, float]:
         mine_times.append(_window(first, counts[0]))
         their_times.append(_window(second, counts[1]))
     ratio = statistics.median(b / a for a, b in zip(mine_times, their_times, strict=True))
-    return min(mine_times), min(their_times), ratio
+    return min(mine_times), ratio
 
 
-_PEAK_SOURCE = """
-#include <stdio.h>
-#include <time.h>
+_LOOPS = """
 typedef float lanes __attribute__((vector_size(BYTES)));
-static double now(void) { struct timespec t; clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t); return t.tv_sec * 1e9 + t.tv_nsec; }
-int main(void) {
-  lanes a[10], b = {0}, c = {0};
-  for (int i = 0; i < 10; i++) a[i] = b;
-  double best = 1e18;
-  for (int round = 0; round < 300; round++) {
-    double start = now();
-    for (int step = 0; step < 20000; step++)
-      for (int i = 0; i < 10; i++) { a[i] = __builtin_elementwise_fma(a[i], b, c); __asm__ volatile("" : "+v"(a[i])); }
-    double taken = now() - start;
-    if (taken < best) best = taken;
+void peak(long steps) {
+  lanes a[ACCUMULATORS], b = {0}, c = {0};
+  __asm__ volatile("" : "+v"(b), "+v"(c));
+#pragma clang loop unroll(full)
+  for (int i = 0; i < ACCUMULATORS; i++) a[i] = b;
+  for (long step = 0; step < steps; step++)
+#pragma clang loop unroll(full)
+    for (int i = 0; i < ACCUMULATORS; i++) { a[i] = __builtin_elementwise_fma(a[i], b, c); __asm__ volatile("" : "+v"(a[i])); }
+}
+float rows[ROWS * 128] __attribute__((aligned(4096))), panel[16 * WIDTH * BYTES] __attribute__((aligned(4096)));
+void tile(long steps) {
+  lanes a[ROWS][WIDTH];
+#pragma clang loop unroll(full)
+  for (int i = 0; i < ROWS; i++)
+#pragma clang loop unroll(full)
+    for (int j = 0; j < WIDTH; j++) a[i][j] = (lanes){0};
+  for (long step = 0; step < steps; step += 64)
+#pragma clang loop unroll_count(4)
+  for (long k = 0; k < 64; k++) {
+    lanes b[WIDTH];
+#pragma clang loop unroll(full)
+    for (int j = 0; j < WIDTH; j++) b[j] = *(lanes *)(panel + (k * WIDTH + j) * (BYTES / 4));
+#pragma clang loop unroll(full)
+    for (int i = 0; i < ROWS; i++) {
+      float x = rows[i * 128 + k];
+#pragma clang loop unroll(full)
+      for (int j = 0; j < WIDTH; j++) a[i][j] = __builtin_elementwise_fma(b[j], x - (lanes){0}, a[i][j]);
+    }
   }
-  printf("%f", 20000.0 * 10 * 2 * (BYTES / 4) / best);
+#pragma clang loop unroll(full)
+  for (int i = 0; i < ROWS; i++)
+#pragma clang loop unroll(full)
+    for (int j = 0; j < WIDTH; j++) __asm__ volatile("" : : "v"(a[i][j]));
 }
 """
+_ROUNDS, _STRETCH = 25, 0.01
+"""Times that kernels and loops take turns, and seconds of each turn."""
 
 
-def measured_peak() -> float:
-    """f32 flops a nanosecond of one core in a loop of independent multiply-adds."""
-    from stepwell.backends.cpu.toolchain import find_driver
-    from stepwell.targets import resolve_target
+class Loops:
+    """Loops of multiply-adds to hold kernels against."""
 
-    target = resolve_target("native")
-    with tempfile.TemporaryDirectory() as folder:
-        source, program = Path(folder, "peak.c"), Path(folder, "peak")
-        source.write_text(_PEAK_SOURCE.replace("BYTES", str(target.vector_bytes)))
-        subprocess.run(
-            [*find_driver().argv, "-O2", "-march=native", str(source), "-o", str(program)], check=True
-        )
-        return float(subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout)
+    def __init__(self, folder: str) -> None:
+        from stepwell.backends.cpu.toolchain import find_driver
+        from stepwell.targets import resolve_target
+
+        target = resolve_target("native")
+        rows, width = (6, 4) if target.vector_registers >= 32 else (4, 3)
+        self.step = rows * width * 2.0 * (target.vector_bytes // 4)
+        sizes = {"BYTES": target.vector_bytes, "ROWS": rows, "WIDTH": width, "ACCUMULATORS": rows * width}
+        source, library = Path(folder, "loops.c"), Path(folder, "loops.so")
+        source.write_text(_LOOPS)
+        defines = [f"-D{name}={value}" for name, value in sizes.items()]
+        command = [*find_driver().argv, "-O2", "-march=native", "-shared", "-fPIC", *defines]
+        subprocess.run([*command, str(source), "-o", str(library)], check=True)
+        self.functions = ctypes.CDLL(str(library))
+
+    def rate(self, name: str, flops: float) -> float:
+        """Flops a nanosecond of `peak` or `tile`: the median of stretches of `flops`, so as likely to be disturbed as a kernel."""
+        loop, steps = self.functions[name], ctypes.c_long(64 * max(1, round(flops / self.step / 64)))
+        times, end = [], time.perf_counter() + _STRETCH
+        while time.perf_counter() < end or len(times) < 3:
+            start = time.perf_counter_ns()
+            loop(steps)
+            times.append(time.perf_counter_ns() - start)
+        return self.step * steps.value / statistics.median(times)
+
+
+def reached(case: Case, loops: Loops) -> tuple[float, float, float]:
+    """The rate of the kernels of `case` in flops a nanosecond, and its shares of `peak` and `tile`: medians of rounds in turns."""
+    model = stepwell.compile(case.model, threads=1, cache=False)
+    runs = max(3, round(_STRETCH / (case.flops / 1e11)))
+    found = []
+    for _ in range(_ROUNDS):
+        profile = model.profile(case.inputs, runs)
+        times = [sum(e.end_ns - e.begin_ns for e in run if e.site >= 0) for run in profile.runs]
+        rate = case.flops / statistics.median(times)
+        found.append((rate, *(rate / loops.rate(name, case.flops) for name in ("peak", "tile"))))
+    rates, peaks, tiles = zip(*found, strict=True)
+    return statistics.median(rates), statistics.median(peaks), statistics.median(tiles)
 
 
 def main() -> None:
@@ -253,17 +304,18 @@ def main() -> None:
     parser.add_argument("words", nargs="*", help="only cases whose name contains one of these")
     parser.add_argument("--seconds", type=float, default=0.4, help="spent on each case (default 0.4)")
     arguments = parser.parse_args()
-    peak = measured_peak()
-    print(
-        f"peak {peak:.0f} GFLOP/s\n{'case':44} {'us':>9} {'GFLOP/s':>8} {'% peak':>7} {'x onnxruntime':>14}"
-    )
-    for case in _cases():
-        if arguments.words and not any(w.lower() in case.name.lower() for w in arguments.words):
-            continue
-        mine, _, ratio = compare(case, arguments.seconds)
-        rate = case.flops / mine / 1e9
-        share = f"{rate:8.1f} {100 * rate / peak:7.0f}" if case.flops else f"{'':16}"
-        print(f"{case.name:44} {mine * 1e6:9.1f} {share} {ratio:14.2f}", flush=True)
+    print(f"{'case':44} {'us':>9} {'GFLOP/s':>8} {'% peak':>7} {'% tile':>7} {'x onnxruntime':>14}")
+    with tempfile.TemporaryDirectory() as folder:
+        loops = Loops(folder)
+        for case in _cases():
+            if arguments.words and not any(w.lower() in case.name.lower() for w in arguments.words):
+                continue
+            mine, ratio = compare(case, arguments.seconds)
+            share = f"{'':24}"
+            if case.flops:
+                rate, peak, tile = reached(case, loops)
+                share = f"{rate:8.1f} {100 * peak:7.0f} {100 * tile:7.0f}"
+            print(f"{case.name:44} {mine * 1e6:9.1f} {share} {ratio:14.2f}", flush=True)
 
 
 if __name__ == "__main__":

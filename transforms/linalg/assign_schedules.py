@@ -57,10 +57,11 @@ multiply-adds a cycle; cores with one are less choosy.
 """
 _GUESS = 64
 """What a dynamic extent is taken for where operands are weighed."""
-_LONG_PANEL, _PART = 1 / 8, 2 / 3
+_LONG_PANEL, _PART, _SUMS = 1 / 8, 2 / 3, 4 / 3
 """
 A panel that fills this share of L2 is walked through in parts that fill this share of L1, each for all rows before the next:
-3x3 convolution 512@7: 1960 -> 1490 us, product 128x3072x768: 4120 -> 3580.
+3x3 convolution 512@7: 1960 -> 1490 us, product 128x3072x768: 4120 -> 3580. The sums of all rows go through memory for each part, so
+they may fill this share of L1 (197 rows of 3072x768: 1.05 to 1.08, 384 rows 0.93, 1024x1024x1024: 0.84).
 """
 _FEWEST_TILES, _FEWEST_PANELS = 4, 8
 """Tiles of rows from which on that pays, and panels that must be left as work for several cores."""
@@ -282,7 +283,7 @@ class _Kernel:
         tiles = prod(ceil(extent / step) for extent, step in steps)
         if (
             prod(extents[d] or 1 for d in sums) * row_bytes < self.target.l2_bytes * _LONG_PANEL
-            or prod(extent for extent, _ in steps) * row_bytes > self.target.l2_bytes * _LONG_PANEL
+            or prod(extent for extent, _ in steps) * row_bytes > self.target.l1_bytes * _SUMS
             or tiles < _FEWEST_TILES
             or (shape.column_extent or 1) < _FEWEST_PANELS * width
         ):
