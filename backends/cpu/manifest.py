@@ -22,21 +22,24 @@ from stepwell.errors import RunError
 _MAGIC = b"STEPWELL"
 _TAIL_BYTES = 48
 _LIMIT_BYTES = 64 << 20
+_PIECE_BYTES = 64 << 20
+"""What is mapped at a time, a multiple of the largest page."""
 
 
 def digest_of(file: BinaryIO, size_bytes: int) -> str:
     """
-    SHA-256 of the first `size_bytes` of `file`, or of what there is of them. A mapping that asks for huge pages
-    reads them, so that the library's own mapping of the weights finds them in memory in this form.
+    SHA-256 of the first `size_bytes` of `file`, or of what there is of them. Mappings that ask for huge pages
+    read them, so that the library's own mapping of the weights finds them in memory in this form.
     """
-    size_bytes = min(size_bytes, os.fstat(file.fileno()).st_size)
-    if not size_bytes:  # mmap takes it for the whole file
-        return hashlib.sha256().hexdigest()
-    with mmap.mmap(file.fileno(), size_bytes, access=mmap.ACCESS_READ) as view:
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with contextlib.suppress(OSError):  # a system without them
-                view.madvise(mmap.MADV_HUGEPAGE)
-        return hashlib.sha256(view).hexdigest()
+    digest, size_bytes = hashlib.sha256(), min(size_bytes, os.fstat(file.fileno()).st_size)
+    for at in range(0, size_bytes, _PIECE_BYTES):
+        piece_bytes = min(_PIECE_BYTES, size_bytes - at)
+        with mmap.mmap(file.fileno(), piece_bytes, access=mmap.ACCESS_READ, offset=at) as piece:
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                with contextlib.suppress(OSError):  # a system without them
+                    piece.madvise(mmap.MADV_HUGEPAGE)
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def append_manifest(path: Path, entries: dict[str, Any]) -> None:
