@@ -11,7 +11,6 @@ from stepwell.conversion.graph_to_linalg.lowering import Lowering, Shape, dims, 
 from stepwell.conversion.graph_to_linalg.reduction import fold, highest_of, lowest_of
 from stepwell.conversion.graph_to_linalg.scalar import Scalar
 from stepwell.conversion.graph_to_linalg.small_types import decoded, encoded, is_small
-from stepwell.diagnostics import unsupported
 
 
 def _linear(low: Lowering, op: Any) -> tuple[list[SSAValue], list[Any]]:
@@ -110,13 +109,17 @@ def _dynamic_quantize_linear(low: Lowering, op: Any) -> list[SSAValue]:
 
 
 def _requantized(
-    low: Lowering, op: Any, total: SSAValue, scales: list[Any], zero: SSAValue, axis: int
+    low: Lowering, op: Any, total: SSAValue, scales: list[Any], zero: SSAValue, axes: tuple[int | None, int | None]
 ) -> SSAValue:  # fmt: skip
-    """i32 sums in units of the first two of `scales`, as integers in units of the third."""
+    """
+    i32 sums in units of the first two of `scales`, which may be one for each index of their axis, as integers in units of
+    the third.
+    """
     element, unsigned = low.result_element(op), is_unsigned(op.results[0].type.element_type)
     shape = low.shape(total)
-    axes = [None, axis, None, None]  # only the weights may have one a channel
-    parameters = [parameter(low, v, shape, a) for v, a in zip((*scales, zero), axes, strict=True)]
+    parameters = [
+        parameter(low, v, shape, axis) for v, axis in zip((*scales, zero), (*axes, None, None), strict=True)
+    ]
     inputs, at = [total, *(v for v, _ in parameters)], [dims(len(shape)), *(place for _, place in parameters)]
 
     def body(v: Scalar, a: Scalar, b: Scalar, y: Scalar, z: Scalar) -> Scalar:
@@ -133,9 +136,12 @@ def _qlinear_matmul(low: Lowering, op: Any) -> SSAValue:
     a = to_i32(low, a, flags[0], a_zero, flags[2], low.rank(a) - 2)
     b = to_i32(low, b, flags[3], b_zero, flags[5], low.rank(b) - 1)
     total = matmul(low, a, b)
-    if any(low.rank(v) and low.shape(v) != (1,) for v in (a_scale, b_scale)):
-        raise unsupported(op, "it has a scale for each row or column", "run graph-decompose first")
-    return _requantized(low, op, total, [a_scale, b_scale, y_scale], y_zero, 0)
+    columns = int(low.rank(b) > 1)
+    axes = (
+        low.rank(total) - 1 - columns if low.rank(a) > 1 else None,
+        low.rank(total) - 1 if columns else None,
+    )
+    return _requantized(low, op, total, [a_scale, b_scale, y_scale], y_zero, axes)
 
 
 @lowers("qlinear_conv")
@@ -146,5 +152,5 @@ def _qlinear_conv(low: Lowering, op: Any) -> SSAValue:
     w = to_i32(low, w, flags[3], w_zero, flags[5], 0)
     total, last = convolution(low, op, x, w)
     total = add_bias(low, total, bias)
-    result = _requantized(low, op, total, [x_scale, w_scale, y_scale], y_zero, low.rank(total) - 1)
+    result = _requantized(low, op, total, [x_scale, w_scale, y_scale], y_zero, (None, low.rank(total) - 1))
     return result if last else to_channels_first(low, result)

@@ -525,10 +525,26 @@ def expand_dynamic_quantize(op: GraphOp, emitter: Emitter) -> Values:
 
 
 # matmul_integer(a, b) == (int32(a) - a_zero) @ (int32(b) - b_zero)
-def expand_matmul_integer(op: GraphOp, emitter: Emitter) -> Values:
+def expand_matmul_integer(op: GraphOp, emitter: Emitter) -> Values | None:
+    if not (_fit(op.operands[0], [_operand(op, 2)], -2) and _fit(op.operands[1], [_operand(op, 3)], -1)):
+        return None
     a = _centred(op.operands[0], _operand(op, 2), emitter, rows=True)
     b = _centred(op.operands[1], _operand(op, 3), emitter, rows=False)
     return [emitter.make("MatMul", a, b)]
+
+
+def _fit(factor: SSAValue, parameters: Sequence[SSAValue | None], axis: int) -> bool:
+    """
+    Whether scales and zero points are known to be one, or one for each index of `axis` of the factor: what broadcasts to
+    a factor may not make it larger, which only an op of its own says of extents that the run knows.
+    """
+    shape = dims_of(factor.type)
+    for value in parameters:
+        own = dims_of(value.type) if value is not None else []
+        wanted = [shape[axis] if len(shape) > 1 else 1] if len(own) == 1 else shape[-len(own) :]
+        if any(extent not in (1, other) for extent, other in zip(own, wanted, strict=False)):
+            return False
+    return True
 
 
 def _centred(value: SSAValue, zero: SSAValue | None, emitter: Emitter, rows: bool) -> SSAValue:
@@ -542,8 +558,10 @@ def _centred(value: SSAValue, zero: SSAValue | None, emitter: Emitter, rows: boo
 
 
 # qlinear_matmul(a, b) == quantise(float((a - a_zero) @ (b - b_zero)) * (a_scale * b_scale))
-def expand_qlinear_matmul(op: GraphOp, emitter: Emitter) -> Values:
+def expand_qlinear_matmul(op: GraphOp, emitter: Emitter) -> Values | None:
     a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = op.operands
+    if not (_fit(a, [a_scale, a_zero], -2) and _fit(b, [b_scale, b_zero], -1)):
+        return None
     product = emitter.make("MatMul", _centred(a, a_zero, emitter, True), _centred(b, b_zero, emitter, False))
     if _rank(a_scale) == 1 and static_shape(a_scale) != [1]:
         a_scale = emitter.make("Unsqueeze", a_scale, emitter.ints([1]))

@@ -173,3 +173,57 @@ def test_the_rank_that_a_function_s_result_has_says_how_many_axes_it_reduces(op)
         np.testing.assert_allclose(model.run({"x": x, "axes": np.array([axis])})["y"], want, rtol=1e-6)
     with pytest.raises(stepwell.RunError):
         model.run({"x": x, "axes": np.array([0, 1])})
+
+
+_PRODUCTS = {
+    "MatMulInteger": ["a", "b", "a_zero", "b_zero"],
+    "QLinearMatMul": ["a", "a_scale", "a_zero", "b", "b_scale", "b_zero", "y_scale", "y_zero"],
+}
+"""The operands of each product, by what they are."""
+
+
+@pytest.mark.parametrize("op", _PRODUCTS)
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_zero_points_of_products_are_one_or_one_a_line_also_where_there_is_one_line(op, side):
+    names = _PRODUCTS[op]
+    extents = {"a": ["m", 4], "b": [4, "k"], f"{side}_zero": ["z"], f"{side}_scale": ["s"]}
+    node = helper.make_node(op, names, ["y"])
+    given = {name: extents.get(name, []) for name in names}
+    proto = model_of([node], given, {"y": [None, None]}, 21)
+    integers, scales = [n for n in names if "scale" not in n], [n for n in names if "scale" in n]
+    for value in proto.graph.input:
+        value.type.tensor_type.elem_type = TensorProto.UINT8 if value.name in integers else TensorProto.FLOAT
+    kind = TensorProto.INT32 if op == "MatMulInteger" else TensorProto.UINT8
+    proto.graph.output[0].type.tensor_type.elem_type = kind
+    ours = stepwell.compile(proto, cache=False)
+
+    def product(fed):
+        """In numpy, since ONNX Runtime takes no zero point for each row of `a`."""
+        zero, scale = (
+            {k: fed.get(f"{k}_{what}", np.float32(1)).astype(np.float64) for k in "ab"}
+            for what in ("zero", "scale")
+        )
+        zero["a"], scale["a"] = (v["a"].reshape(-1, 1) for v in (zero, scale))  # one a row
+        total = (fed["a"] - zero["a"]) @ (fed["b"] - zero["b"])
+        if not scales:
+            return total
+        real = total * (scale["a"] * scale["b"]) / fed["y_scale"]
+        return np.clip(np.rint(real) + fed["y_zero"], 0, 255)
+
+    def values(lines, count):
+        m, k = (lines, 5) if side == "a" else (3, lines)
+        found = {"a": _BYTES.ravel()[: m * 4].reshape(m, 4), "b": _BYTES.ravel()[: 4 * k].reshape(4, k)}
+        found |= {n: np.array(7, np.uint8) for n in integers if n not in found}
+        found |= {n: np.array(0.5, np.float32) for n in scales}
+        found[f"{side}_zero"] = _POINTS[:count] // 10
+        if scales:
+            found[f"{side}_scale"] = _SCALES[:count]
+        return found
+
+    for lines in (1, 4):
+        for count in {1, lines}:
+            fed = values(lines, count)
+            np.testing.assert_array_equal(ours.run(fed)["y"], product(fed))
+        for count in (2, 3):
+            with pytest.raises(stepwell.RunError, match="must be 1 or"):
+                ours.run(values(lines, count))
