@@ -47,6 +47,7 @@ from stepwell.dialects.graph import (
     symbol,
     tensor_type,
 )
+from stepwell.dialects.graph.shape import print_dims
 from stepwell.dialects.stepwell import DIM_NAMES_KEY
 from stepwell.errors import ImportModelError, InternalError, UnsupportedError
 from stepwell.frontends.onnx import building
@@ -355,8 +356,12 @@ class Importer:
         shape = list(type.get_shape())
         clash = any(d > 0 and s >= 0 and d != s for d, s in zip(declared, shape, strict=False))
         if len(declared) != len(shape) or clash:
+            said = ", ".join(
+                str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim
+            )
+            found = print_dims(dims_of(type))
             raise failure(
-                where, f"declared as {declared}, but the graph computes {shape}", "export the model again"
+                where, f"declared as [{said}], but the graph computes [{found}]", "export the model again"
             )
 
     def _initializers(self, graph: onnx.GraphProto) -> dict[str, SSAValue | _Lazy]:

@@ -327,3 +327,12 @@ def test_a_guarded_squeeze_of_an_unknown_extent_wants_one() -> None:
             attribute.g.node[0].input.append("one")
             attribute.g.node[0].attribute.append(helper.make_attribute("keepdims", 0))
     assert "graph.if" in imported(model_of(guard, shape=("batch", "n")))
+
+
+def test_a_declared_shape_that_clashes_is_said_by_the_names_of_its_extents() -> None:
+    model = relu()
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 5]))
+    with pytest.raises(
+        ImportModelError, match=r"declared as \[rows, 5\], but the graph computes \[batch, 4\];"
+    ):
+        imported(model)
