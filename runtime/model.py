@@ -99,6 +99,10 @@ class _Frame:
         at = len(slots) * VALUE_WORDS
         for index, slot in enumerate(slots):
             word = index * VALUE_WORDS
+            if slot.layers:  # an output that is absent is the context's to make
+                self.shapes.append(at)
+                at += max(len(slot.shape), 1)
+                continue
             if slot.text:
                 self.words[word + KIND] = TEXT_KIND
                 self.words[word + TEXT_SHAPE], self.words[word + TEXT_NDIM] = base + 8 * at, len(slot.shape)
@@ -128,8 +132,8 @@ class _Slot:
         self.text = info.dtype == "string" and not self.layers
         self.shape: tuple[Any, ...] = info.shape or ()
         self.open_axes = [axis for axis, extent in enumerate(self.shape) if isinstance(extent, str)]
-        # The library makes the strings of an output, and the array that they lie in.
-        self.evaluate = None if self.text else shape_function(self.shape, known)
+        # The library makes the strings of an output, the array that they lie in, and all that is no plain tensor.
+        self.evaluate = None if self.text or self.layers else shape_function(self.shape, known)
 
 
 _TOKEN = re.compile(r"\s*(?:(\d+)|([A-Za-z_][A-Za-z0-9_.$]*)|([-+*(),]))")
@@ -195,7 +199,7 @@ class Model:
         self._outputs = [
             _Slot(index, info, known) for index, info in enumerate(self.outputs, len(self.inputs))
         ]
-        self._has_values = any(slot.layers for slot in [*self._inputs, *self._outputs])
+        self._takes_values = any(slot.layers for slot in self._inputs)
         self._input_names = [info.name for info in self.inputs]
         self._output_names = [info.name for info in self.outputs]
         self._unknown_shapes = any(slot.evaluate is None for slot in self._outputs)
@@ -292,7 +296,7 @@ class Model:
             self._frames.append(frame)
 
     def _run_values(self, frame: _Frame, values: Any) -> list[Any]:
-        """A run of a model with sequences, optionals or maps: the runtime checks all shapes and makes all outputs."""
+        """A run of a model that takes sequences, optionals or maps: the runtime checks all shapes and makes all outputs."""
         encoder, inputs = Encoder(), len(self._inputs)
         words = encoder.values(inputs + len(self._outputs))
         for slot, value in zip(self._inputs, values, strict=True):
@@ -313,7 +317,7 @@ class Model:
 
     def _run_in(self, frame: _Frame, values: Any) -> list[Any]:
         # Written for few bytecodes: a call of a small model costs about 4 us, most of it here.
-        if self._has_values:
+        if self._takes_values:
             return self._run_values(frame, values)
         words = frame.words
         arrays: list[np.ndarray] = []  # those made here must outlive the call
@@ -499,8 +503,10 @@ def _bind(slot: _Slot, shape: tuple[int, ...], symbols: dict[str, int]) -> None:
             )
 
 
-def _copy_output(slot: _Slot, words: memoryview, at: int) -> np.ndarray:
-    """An array of an output that lies in the context's memory until the next run."""
+def _copy_output(slot: _Slot, words: memoryview, at: int) -> Any:
+    """An output that lies in the context's memory until the next run, as an array or what it is."""
+    if slot.layers:
+        return read(words[at : at + VALUE_WORDS], slot.dtype)
     rank = len(slot.shape)
     place = words[at + (TEXT_SHAPE if slot.text else SHAPE)]
     shape = tuple((ctypes.c_int64 * rank).from_address(place)) if rank else ()

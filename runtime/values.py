@@ -140,20 +140,29 @@ def read(words: Any, dtype: np.dtype) -> Any:
     return result
 
 
-_NUMBERS = {"float64": ctypes.c_double, "float32": ctypes.c_float, "int64": ctypes.c_int64}
+_NUMBERS: dict[np.dtype, Any] = {
+    np.dtype(np.float64): ctypes.c_double,
+    np.dtype(np.float32): ctypes.c_float,
+    np.dtype(np.int64): ctypes.c_int64,
+}
 """Element types that ctypes reads as a list at once."""
 
 
 def _read_maps(words: Any, dtype: np.dtype) -> list[dict[Any, Any]]:
     """The maps in these words, one after the other. Keys that maps share, as those of one ZipMap do, are read once."""
-    number = _NUMBERS.get(dtype.name)
+    number = _NUMBERS.get(dtype)
     keys: list[Any] = []
     last, row, found = 0, ctypes.c_int64 * 0, []
     for at in range(0, len(words), VALUE_WORDS):
         if words[at + _MAP_KEYS] != last:
             last = words[at + _MAP_KEYS]
-            keys = read(_words_at(last), np.dtype(np.int64)).tolist()
-            row = (number or ctypes.c_int64) * len(keys)
+            held = _words_at(last)
+            count = ctypes.c_int64.from_address(held[TEXT_SHAPE if held[KIND] == TEXT_KIND else SHAPE]).value
+            row = (number or ctypes.c_int64) * count
+            if held[KIND] == TEXT_KIND:
+                keys = read_strings(held[DATA], (count,)).tolist()
+            else:
+                keys = (ctypes.c_int64 * count).from_address(held[DATA])[:]
         held = words[at + _MAP_VALUES]
         if number is None:
             values = read(_words_at(held), dtype).tolist()
