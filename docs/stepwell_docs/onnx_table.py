@@ -317,6 +317,21 @@ def page(rows: Iterable[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+NOT_TAKEN = {
+    "a loop around a whole decoder, which the caller can make": [
+        "BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch",
+    ],
+    "bookkeeping between runs of a decoder": ["BifurcationDetector", "NGramHashMapping", "VarlenNGramHashMapping"],
+    "weights in a layout that is private to ONNX Runtime's kernels": ["MatMulFpQ4"],
+    "blocks chosen by a sparse matrix": ["SparseAttention"],
+    "a path that is as long as the data has it, found step by step": ["DynamicTimeWarping"],
+    "a sparse tensor as an input": ["SparseToDenseMatMul"],
+    "strings cut by RE2's expressions": ["Tokenizer"],
+    "of a single model or internal, by their own description": ["AttnLSTM", "MaxpoolWithMask", "WordConvEmbedding"],
+}  # fmt: skip
+"""Why an operator of `com.microsoft` that ONNX Runtime's CPU provider has is refused, to their names."""
+
+
 def other_domains() -> str:
     """What is imported of the other domains, by the importer's tables."""
     tables = {
@@ -328,6 +343,12 @@ def other_domains() -> str:
     old = ", ".join(sorted(EXPERIMENTAL))
     lists.append(
         f"What ONNX Runtime takes in the default domain besides the standard's, or before them: {old}."
+    )
+    refused = "; ".join(f"{', '.join(names)} ({why})" for why, names in NOT_TAKEN.items())
+    lists.append(
+        f"Of what ONNX Runtime's CPU provider has, these operators of `com.microsoft` are refused by name: {refused}."
+        " So is `com.microsoft.nchwc`, the layout of the machine that a model was optimised on: save it at a level below"
+        " `ORT_ENABLE_ALL`. Of an operator that is taken, an attribute or operand that is not known is refused."
     )
     return "\n\n".join([*lists, "Functions that a model defines itself are inlined."])
 

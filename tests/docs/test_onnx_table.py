@@ -33,6 +33,29 @@ def test_other_domains_are_those_of_the_importer():
     assert onnx_table.other_domains() in onnx_table.PAGE.read_text(encoding="utf-8"), HINT
 
 
+def test_what_onnx_runtime_has_is_taken_or_refused_with_a_reason():
+    """Every operator of the kernels of its CPU provider, as it lists them itself."""
+    from onnxruntime.capi.onnxruntime_pybind11_state import get_all_opkernel_def
+
+    from stepwell.frontends.onnx.classical import CLASSICAL
+    from stepwell.frontends.onnx.contrib import CONTRIB, EXPERIMENTAL
+
+    refused = {name for names in onnx_table.NOT_TAKEN.values() for name in names}
+    taken = {
+        "": onnx_table.operators().keys() | EXPERIMENTAL,
+        "ai.onnx.ml": CLASSICAL,
+        "com.microsoft": CONTRIB,
+    }
+    found: dict[str, set[str]] = {}
+    for kernel in get_all_opkernel_def():
+        if kernel.provider == "CPUExecutionProvider":
+            found.setdefault(kernel.domain, set()).add(kernel.op_name)
+    assert len(found["com.microsoft"]) > 50
+    assert not found[""] - taken[""] - {"MemcpyFromHost", "MemcpyToHost"}  # never in a file
+    assert not found["ai.onnx.ml"] - taken["ai.onnx.ml"].keys()
+    assert found["com.microsoft"] - taken["com.microsoft"].keys() == refused
+
+
 def test_what_passes_the_conformance_suite_is_in_the_table(page):
     """Operator and element type of each of ONNX's tests that is not an expected failure."""
     failing = expectations.read()
