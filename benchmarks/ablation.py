@@ -36,6 +36,7 @@ SWITCHES: dict[str, dict[str, dict[str, Any] | None]] = {
     "slices in kernels": {"absorb-slices": None},
     "in place": {"plan-memory": {"in_place": False}},
     "merged products": {"merge-products": None},
+    "fused loops": {"fuse-loops": None},
     "prefetch": {"kernels-to-llvm": {"prefetch": False}},
 }
 """Optimisation to the passes that are left out (None) or run with other options."""

@@ -57,6 +57,7 @@ PASSES: dict[str, Any] = {
     "collapse-dims": f"{_LINALG}.collapse_dims:CollapseDimsPass",
     "assign-schedules": f"{_LINALG}.assign_schedules:AssignSchedulesPass",
     "form-kernels": f"{_LINALG}.form_kernels:FormKernelsPass",
+    "fuse-loops": f"{_VECTOR}.fuse_loops:FuseLoopsPass",
     "fold-unit-reshapes": f"{_LINALG}.fold_unit_reshapes:FoldUnitReshapesPass",
     "fuse-elementwise": f"{_LINALG}.fuse_elementwise:FuseElementwisePass",
     "move-row-factors": f"{_LINALG}.move_row_factors:MoveRowFactorsPass",

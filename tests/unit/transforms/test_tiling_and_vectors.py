@@ -17,7 +17,7 @@ from stepwell.registry import DIALECTS
 from stepwell.targets import add_target, resolve_target
 from stepwell.verification import verify_module
 
-PASSES = ("assign-schedules", "tile-and-fuse", "vectorise")
+PASSES = ("assign-schedules", "tile-and-fuse", "vectorise", "fuse-loops{always}")
 BUFFER_PASSES = ("linalg-to-loops", "bufferize", "lift-parallel", "promote-scratch", "plan-memory")
 DTYPES = {
     "f32": np.float32,
