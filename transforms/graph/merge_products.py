@@ -22,6 +22,7 @@ from stepwell.transforms.graph.emitter import (
     functions_of,
     remove_dead_ops,
     replace,
+    set_type,
     static_shape,
 )
 
@@ -153,23 +154,23 @@ def _merge(products: Sequence[_Product], emitter: Emitter, target: Target) -> No
         rows = emitter.constant(_joined_rows(products, sizes, emitter), element)
     if first.ONNX_NAME == "Gemm":
         properties = {k: v for k, v in first.properties.items() if not k.endswith("SegmentSizes")}
-        whole = emitter.make("Gemm", first.operands[0], weights, rows, **properties)
+        made = [emitter.emit("Gemm", first.operands[0], weights, rows, **properties)]
     else:
-        whole = emitter.make("MatMul", first.operands[0], weights)
-        whole = whole if rows is None else emitter.make("Add", whole, rows)
+        made = [emitter.emit("MatMul", first.operands[0], weights)]
+        made += [] if rows is None else [emitter.emit("Add", made[0].results[0], rows)]
+    whole = made[-1].results[0]
     split = emitter.emit(
         "Split", whole, emitter.ints(sizes), axis=len(dims_of(whole.type)) - 1, outputs=len(sizes)
     )
     where = fuse_locations([p.op.location for p in products])
-    for op in (whole.owner, split):
+    for op in (*made, split):
         op.location = where
     applied(
         first, f"{len(products)} products of one tensor are one of {sum(sizes)} columns", columns=sum(sizes)
     )
     note_rewrite("merge_products", first.name, where)
-    for product, part in zip(products, split.results, strict=True):
-        assert part.type == product.result.type, "a part has the type of the product that it was"
-        replace(product.end, [part])
+    for product, part in zip(products, list(split.results), strict=True):
+        replace(product.end, [set_type(part, product.result.type)])
         if product.end is not product.op:
             product.op.detach()
             product.op.erase()
