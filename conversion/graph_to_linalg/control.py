@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from xdsl.dialects import arith, cf, scf, tensor
-from xdsl.dialects.builtin import DYNAMIC_INDEX, StringAttr, TensorType, i1
+from xdsl.dialects.builtin import DYNAMIC_INDEX, StringAttr, TensorType, i1, i64
 from xdsl.ir import Block, Region, SSAValue
 
 from stepwell.conversion.graph_to_linalg.indexing import loop
 from stepwell.conversion.graph_to_linalg.lowering import INDEX, Lowering, lowered_type, lowers
+from stepwell.conversion.graph_to_linalg.scalar import Scalar
 from stepwell.conversion.graph_to_linalg.sequences import wrapped
-from stepwell.diagnostics import unsupported
 from stepwell.dialects.graph.shape import Dim, product, unknown
 from stepwell.dialects.value import ANY
 
@@ -299,11 +299,6 @@ def _scan(low: Lowering, op: Any) -> list[SSAValue]:
         shapes.append(shape)
         if all(low.resolvable(e) for e in shape):
             carried.append(low.empty(shape, low.result_element(op, states + i)))
-        elif backwards_out[i]:
-            raise unsupported(
-                op, f"the extents of a value that output {states + i} stacks backwards are known in the body only",
-                "give the value a static shape",
-            )  # fmt: skip
         else:
             stacks[i] = _OpenStack(low, op, states + i, None)
             carried += stacks[i].start()
@@ -353,9 +348,23 @@ def _scan(low: Lowering, op: Any) -> list[SSAValue]:
             results += own_parts
             continue
         stacked, axis = stacks[k].popped(own_parts, count), out_axes[k]
+        if backwards_out[k]:
+            stacked = _backwards(low, stacked, count)
         rank = low.rank(stacked)
         results.append(low.transpose(stacked, [*range(1, axis + 1), 0, *range(axis + 1, rank)]))
     return results
+
+
+# backwards(x)[i, ..] = x[count - 1 - i, ..]
+def _backwards(low: Lowering, value: SSAValue, count: Dim) -> SSAValue:
+    number = _tensor_of(low, low.value(arith.IndexCastOp(low.index(count), i64)), TensorType(i64, []))
+
+    def body(count: Scalar) -> Scalar:
+        build = count.body
+        first, *rest = (build.index(a) for a in range(low.rank(value)))
+        return build.extract(value, [count.as_index() - 1 - first, *rest])
+
+    return low.map(body, [number], low.shape(value), low.element(value), at=[[]], widen=False)
 
 
 def _tensor_of(low: Lowering, scalar: SSAValue, type: TensorType) -> SSAValue:

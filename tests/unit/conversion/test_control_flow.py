@@ -60,6 +60,34 @@ def test_a_loop_that_stacks_values_of_other_shapes_ends():
         compiled(np.array(4), np.ones((10, 3), np.float32), np.array([1]))
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("backwards", [0, 1])
+def test_a_scan_stacks_values_of_extents_that_its_body_knows(backwards: int, axis: int):
+    body = helper.make_graph(
+        [
+            helper.make_node("ReduceSum", ["a"], ["t"], keepdims=0),
+            helper.make_node("NonZero", ["a"], ["places"]),
+            helper.make_node("Cast", ["places"], ["wide"], to=F),
+            helper.make_node("Add", ["wide", "s"], ["u"]),
+        ],
+        "body",
+        [info("s", F, []), info("a", F, [4])],
+        [info("t", F, None), info("u", F, None)],
+    )
+    node = helper.make_node(
+        "Scan", ["s", "a"], ["t", "u"], body=body, num_scan_inputs=1, scan_output_axes=[axis],
+        scan_output_directions=[backwards],
+    )  # fmt: skip
+    proto = model(
+        [node], [info("s", F, []), info("a", F, ["n", 4])], [info("t", F, None), info("u", F, None)]
+    )
+    compiled = stepwell.compile(proto)
+    for lines in ([[0, 1, 2, 0]], [[0, 1, 2, 0], [3, 0, 0, 4], [5, 0, 6, 0]]):
+        operands = [np.array(0.5, np.float32), np.array(lines, np.float32)]
+        for g, w in zip(compiled(*operands), peer(proto, *operands), strict=True):
+            np.testing.assert_array_equal(g, w)
+
+
 @pytest.mark.parametrize("backwards", [0, 1])
 def test_a_scan_of_opset_8_works_on_a_batch(backwards: int):
     body = helper.make_graph(
