@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from xdsl.dialects.builtin import f64
 from xdsl.ir import Attribute, SSAValue
 
 from stepwell.conversion.graph_to_linalg.contraction import accumulator_of
@@ -85,14 +86,15 @@ def _rms_normalization(low: Lowering, op: Any) -> SSAValue:
     wide = accumulator_of(low.element(x))
     total = fold(low, [x], axes, wide, 0.0, lambda v, acc: acc + v.cast(wide) * v.cast(wide))
     inverse = _inverse_root(low, total, product(low.shape(x)[a] for a in axes), low.attr(op, "epsilon"))
+    element = low.result_element(op)  # that of the scale, which may be another than that of x
+    mixed = low.element(x) != element
+    full = f64 if f64 in (low.element(x), element) else wide
     d = dims(rank)
-    return low.map(
-        lambda v, s, g: v * s * g,
-        [x, inverse, scale],
-        low.shape(x),
-        low.element(x),
-        at=[d, d[: axes[0]], None],
-    )
+
+    def body(v: Scalar, s: Scalar, g: Scalar) -> Scalar:
+        return (v.cast(full) * s.cast(full) * g.cast(full)).cast(element) if mixed else v * s * g
+
+    return low.map(body, [x, inverse, scale], low.shape(x), element, at=[d, d[: axes[0]], None])
 
 
 @lowers("batch_normalization")

@@ -231,3 +231,17 @@ def test_shrink_of_integers(dtype: Any):
     x = np.array([0, 1, 2, 3, 100], dtype)
     options: dict[str, Any] = {"lambd": 1.5, "bias": 1.5, "opset": 9}
     np.testing.assert_array_equal(run("Shrink", [x], **options), peer("Shrink", [x], **options)[0])
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float64])
+def test_a_normalisation_by_the_root_of_squares_has_the_type_of_its_scale(kind):
+    """Checkpoints in half precision keep their scales in single precision."""
+    rng = np.random.default_rng(0)
+    x, scale = rng.normal(size=(3, 8)).astype(kind), rng.normal(size=8).astype(np.float32)
+    types = {np.float16: "float16", np.float64: "double"}
+    text = f'<ir_version: 10, opset_import: ["": 23]> g ({types[kind]}[3,8] x, float[8] s) => (float[3,8] y) {{ y = RMSNormalization (x, s) }}'
+    (got,) = stepwell.compile(onnx.parser.parse_model(text), cache=False).run({"x": x, "s": scale}).values()
+    wide = x.astype(np.float64)
+    want = wide / np.sqrt((wide * wide).mean(-1, keepdims=True) + 1e-5) * scale
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, want, rtol=2e-3 if kind == np.float16 else 1e-6)
