@@ -11,7 +11,9 @@ import onnx
 import pytest
 
 import stepwell
+from stepwell.compiler import Compilation, Options
 from stepwell.errors import RunError
+from stepwell.transforms.memref.plan_memory import ARENA_KEY, LIVE_KEY
 from tests.models import zoo
 from tests.models.exact import run_in_float64
 
@@ -66,6 +68,19 @@ def assert_same_answer(got: np.ndarray, want: np.ndarray) -> None:
 
 
 @pytest.mark.models
+@pytest.mark.parametrize("name", NAMES)
+def test_working_memory_is_near_its_lower_bound(name):
+    """The arena takes at most 1.05 times the bytes that are alive at one launch."""
+    compilation = Compilation(Options())
+    compilation.read(source(name))
+    module = compilation.lower_to("memref")
+    (main,) = (op for op in module.body.block.ops if ARENA_KEY in op.attributes)
+    arena, alive = (main.attributes[key].value.data for key in (ARENA_KEY, LIVE_KEY))
+    print(f"{name}: arena {arena}, alive {alive}")
+    assert alive <= arena <= 1.05 * alive
+
+
+@pytest.mark.models
 @pytest.mark.parametrize("opt_level", [3, 0])
 @pytest.mark.parametrize("name", NAMES)
 def test_model_agrees_with_onnxruntime(name, opt_level, tmp_path):
@@ -76,7 +91,7 @@ def test_model_agrees_with_onnxruntime(name, opt_level, tmp_path):
     )
     compiled = stepwell.compile(model, opt_level=opt_level)
     compiled.save(tmp_path / "model.so")
-    loaded = [compiled, stepwell.load(tmp_path / "model.so", threads=2)]
+    loaded = [stepwell.load(tmp_path / "model.so", threads=threads) for threads in (1, 2, 3, 8)]
     names = [o.name for o in session.get_outputs()]
     for feeds in zoo.feeds(name):
         expected = session.run(None, feeds)
@@ -84,7 +99,8 @@ def test_model_agrees_with_onnxruntime(name, opt_level, tmp_path):
         for output, want in zip(names, expected, strict=True):
             got = results[0][output]
             assert got.shape == want.shape and got.dtype == want.dtype
-            assert got.tobytes() == results[1][output].tobytes(), "one and two threads differ"
+            for other in results[1:]:
+                assert got.tobytes() == other[output].tobytes(), "numbers of threads differ"
             if want.dtype.kind != "f":
                 np.testing.assert_array_equal(got, want)
                 continue
