@@ -4,16 +4,20 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from xdsl.dialects.builtin import ModuleOp
+    from xdsl.passes import ModulePass
 
     from stepwell.compat import StepwellContext
+    from stepwell.pipelines import Stage
     from stepwell.reproducers import Reproducers
+
+    Passes = Mapping[str, str | type[ModulePass]]
 
 
 class Exit(Exception):
@@ -124,6 +128,25 @@ def load_plugin_files(paths: Sequence[str]) -> None:
     load_plugins()
     for path in paths:
         load_plugin_file(path)
+
+
+def stages_of(console: Console, options: argparse.Namespace, passes: "Passes | None" = None) -> "list[Stage]":
+    """
+    The stages of the pipeline in `options`; `@FILE` is the text of a file, which errors then name, and takes its place
+    in the options.
+    """
+    from stepwell.errors import CompileError
+    from stepwell.pipelines import resolve_pipeline
+    from stepwell.registry import PASSES
+
+    passes = PASSES if passes is None else passes
+    if not options.pipeline.startswith("@"):
+        return resolve_pipeline(options.pipeline, passes)
+    name, options.pipeline = console.read(options.pipeline[1:])
+    try:
+        return resolve_pipeline(options.pipeline, passes)
+    except CompileError as error:
+        raise CompileError(f"{name}:{str(error).removeprefix('pipeline:')}") from error
 
 
 def module_text_of(

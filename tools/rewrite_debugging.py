@@ -51,6 +51,10 @@ class ExpensiveChecks:
         self.module = module
         self.fingerprint = 0
 
+    def hooks(self) -> tuple[Any, ...]:
+        """What `logged_rewrites` calls."""
+        return self.after_rewrite, self.after_no_match, self.begin
+
     def begin(self) -> None:
         self.fingerprint = self._fingerprint()
 

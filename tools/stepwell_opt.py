@@ -18,6 +18,7 @@ from stepwell.tools.console import (
     module_text_of,
     reproducers_of,
     spelled_out,
+    stages_of,
     warn_of_unwritten,
 )
 
@@ -73,7 +74,7 @@ def _parse_arguments(argv: Sequence[str] | None, console: Console) -> argparse.N
         "--pass-pipeline",
         default="",
         metavar="TEXT",
-        help="passes to apply: 'a,b{x=1},func.func(c)'",
+        help="passes to apply: 'a,b{x=1},func.func(c)', or @FILE that holds them",
     )
     add("-o", "--output", metavar="FILE", help="write the IR there instead of to standard output")
     add("--version", action="store_true", help="print the version")
@@ -177,7 +178,7 @@ class _Run:
         self.statistics = debugging.Statistics() if options.statistics else None
 
     def run(self) -> int:
-        from stepwell.pipelines import print_pipeline, resolve_pipeline
+        from stepwell.pipelines import print_pipeline
 
         try:
             self.passes = self._load_passes()
@@ -193,7 +194,7 @@ class _Run:
                 return self._run_reproducer()
             self._take_passes_given_as_flags()
             self.printing.check_names(self.passes)
-            stages = resolve_pipeline(self.options.pipeline, self.passes)
+            stages = stages_of(self.console, self.options, self.passes)
             if self.options.print_pipeline:
                 self.stdout.write(f"{print_pipeline(stages)}\n")
                 return 0
@@ -354,9 +355,8 @@ class _Run:
             timing.resumed()
 
         checks = debugging.ExpensiveChecks(module) if options.expensive_checks else None
-        hooks = (checks.after_rewrite, checks.after_no_match, checks.begin) if checks else ()
         remarks = remarks_to(self.stderr, options.remarks)
-        with remarks, logged_rewrites(options.rewrite_limit, *hooks) as log:
+        with remarks, logged_rewrites(options.rewrite_limit, *(checks.hooks() if checks else ())) as log:
             verify_each = options.verify_each == "true" and not options.no_verify_each
             try:
                 run_pipeline(ctx, module, stages, before=before, after=after, verify_each=verify_each)
@@ -491,12 +491,17 @@ class _Run:
 
         from stepwell.errors import Error
         from stepwell.pipeline_text import did_you_mean
-        from stepwell.pipelines import option_docs
+        from stepwell.pipelines import PIPELINES, option_docs, print_pipeline, resolve_pipeline
 
         if "." in name:
             return self._explain_op(name)
+        if name in PIPELINES:
+            stages = resolve_pipeline(name, self.passes)
+            self.stdout.write(f"{name}\n\nA pipeline of {len(stages)} passes.\n\n{print_pipeline(stages)}\n")
+            return 0
         if name not in self.passes:
-            raise Error(f"unknown pass '{name}'{did_you_mean(name, self.passes) or '; see --list-passes'}")
+            hint = did_you_mean(name, [*self.passes, *PIPELINES])
+            raise Error(f"unknown pass '{name}'{hint or '; see --list-passes'}")
         entry = self.passes[name]
         cls = _load_or_none(entry)
         if cls is None:

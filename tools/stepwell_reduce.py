@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from stepwell.tools.console import Console, Exit, load_plugin_files
+from stepwell.tools.console import Console, Exit, load_plugin_files, stages_of
 
 if TYPE_CHECKING:
     from stepwell.pipelines import Stage
@@ -73,7 +73,6 @@ def _reduce(options: argparse.Namespace, console: Console) -> int:
     from stepwell.compat import new_context
     from stepwell.errors import Error
     from stepwell.ir_files import module_text, read_module
-    from stepwell.pipelines import resolve_pipeline
     from stepwell.reduction import Reduction, drop_empty_attributes, inline_constants, op_count
     from stepwell.registry import DIALECTS
 
@@ -81,7 +80,7 @@ def _reduce(options: argparse.Namespace, console: Console) -> int:
     name, text = console.read(options.input)
     ctx = new_context(DIALECTS)
     module = read_module(ctx, name, text)
-    stages = resolve_pipeline(options.pipeline)
+    stages = stages_of(console, options)
     with tempfile.TemporaryDirectory(prefix="stepwell-reduce-") as directory:
         predicate, heading = _predicate(options, stages, Path(directory), module, ctx)
         if not predicate(module, ctx):

@@ -14,7 +14,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from stepwell.errors import InternalError
+from stepwell.errors import CompileError, InternalError
 
 if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
@@ -51,6 +51,8 @@ class Reproducers:
             return False
         if isinstance(error.__cause__, MemoryError):
             return False
+        if isinstance(error, CompileError) and self.asked is None:
+            return False  # of an option, the disk, the tool chain: the program has no part in it
         return status == InternalError.exit_code or self.refusals or self.asked is not None
 
     def place(self, status: int) -> Path:

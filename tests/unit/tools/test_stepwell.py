@@ -237,6 +237,8 @@ def test_a_pass_that_refuses_a_model_leaves_a_reproducer(model, tmp_path, monkey
     monkeypatch.setattr("stepwell.transforms.cse.CsePass", _Refusing)
     place = cache / "reproducer.ir"
     assert run("inspect", model)[0] == 0 and not place.exists(), "what it refuses is its answer"
+    code, _, err = run("compile", model, "--target", "vax", "-o", tmp_path / "x.so")
+    assert code == 1 and "target 'vax'" in err and "note:" not in err, "the model has no part in it"
     for command in (["compile", "-o", tmp_path / "x.so"], ["run", "--random"], ["bench"], ["explore"]):
         code, _, err = run(*command[:1], model, *command[1:])
         assert code == 2 and "too new; wait" in err, err

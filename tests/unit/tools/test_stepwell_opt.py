@@ -472,3 +472,25 @@ def test_what_there_is(monkeypatch):
     )
     code, _, err = run("--verify-roundtrip", stdin=GOOD)
     assert code == 3 and "the pretty text of the module reads back to another one" in err
+
+
+def test_a_pipeline_is_a_file(tmp_path):
+    path = tmp_path / "passes.txt"
+    path.write_text("# two passes\ncse,  // sums first\n  func.func(canonicalize)\n")
+    code, out, _ = run("-p", f"@{path}", "--print-pipeline")
+    assert (code, out) == (0, "builtin.module(cse,func.func(canonicalize))\n")
+    assert "arith.addi" not in run("-p", f"@{path}", stdin=GOOD)[1]
+    path.write_text("cse,\n  canonicalise\n")
+    code, _, err = run("-p", f"@{path}", stdin=GOOD)
+    assert (
+        code == 1 and f"error: {path}:2:3: unknown pass 'canonicalise'; did you mean 'canonicalize'?" in err
+    )
+    code, _, err = run("-p", "@nowhere.txt", stdin=GOOD)
+    assert code == 1 and "nowhere.txt: cannot be read" in err
+
+
+def test_a_named_pipeline_explains_itself():
+    code, out, _ = run("--help", "to-tensor")
+    assert code == 0 and "A pipeline of" in out and "builtin.module(set-target," in out
+    code, _, err = run("--help", "to-tensr")
+    assert code == 1 and "did you mean 'to-tensor'?" in err
