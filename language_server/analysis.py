@@ -17,7 +17,7 @@ NAME = "<editor>"
 FAULTS = 8
 """Faults that are looked for: behind a part that cannot be read, reading begins again."""
 _RETRY_BYTES = 200_000
-"""A larger text is read once, since reading takes about four seconds a megabyte."""
+"""A larger text is read once, since reading and verifying take three to four seconds a megabyte."""
 _SPLIT = "// -----"
 _RUN = re.compile(r"^\s*//\s*RUN:(.*)$", re.MULTILINE)
 _TOKEN = re.compile(r"[%@^!#]?[\w$.\-]+|\S")

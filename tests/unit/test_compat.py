@@ -1,7 +1,9 @@
 """The repairs of xDSL: each holds, and each is still needed."""
 
 import math
+import random
 import struct
+from pathlib import Path
 
 import pytest
 from xdsl.context import Context
@@ -10,9 +12,11 @@ from xdsl.dialects.builtin import DenseIntOrFPElementsAttr, UnknownLoc
 from xdsl.parser import Parser
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import ParseError
+from xdsl.utils.lexer import Input
+from xdsl.utils.mlir_lexer import MLIRLexer, MLIRTokenKind
 
 from stepwell import compat
-from stepwell.compat import new_context, parse_module, print_module
+from stepwell.compat import _Lexer, new_context, parse_module, print_module
 from stepwell.registry import DIALECTS
 
 
@@ -194,3 +198,44 @@ def test_absent_modules_are_named_when_they_are_wanted():
     parse_module(ctx, "func.func private @f()")
     with pytest.raises(compat.AbsentModuleError, match=r"stepwell\.dialects\.nowhere does not exist"):
         parse_module(ctx, '"nowhere.op"() : () -> ()')
+
+
+def tokens(lexer: MLIRLexer) -> list[tuple]:
+    """Kinds and places of all tokens, and what is wrong with the last."""
+    found: list[tuple] = []
+    try:
+        while not found or found[-1][0] is not MLIRTokenKind.EOF:
+            token = lexer.lex()
+            found.append((token.kind, token.span.start, token.span.end))
+    except ParseError as error:
+        found.append((error.msg, error.span.start, error.span.end))
+    return found
+
+
+def test_tokens_are_those_of_xdsl():
+    rng = random.Random(0)
+    texts = [
+        path.read_text() for path in sorted(Path(__file__).parents[1].joinpath("lit").rglob("*.ir"))[:40]
+    ]
+    signs = '{}()[]<>-#>!%^@"\\/\n\t .,:=+*?|0x1.5e-3$_aé²'
+    texts += ["".join(rng.choices(signs, k=30)) for _ in range(3000)]
+    for text in list(texts[:40]):
+        for _ in range(5):
+            at = rng.randrange(len(text))
+            texts.append(text[max(0, at - 300) : at] + rng.choice(signs) + text[at + 1 : at + 300])
+    for text in texts:
+        assert tokens(_Lexer(Input(text, "t"))) == tokens(MLIRLexer(Input(text, "t"))), text
+
+
+def test_types_are_read_once():
+    text = """
+    "a.b"() {a = tensor<2x3xf32>, b = [tensor<2x3xf32>, vector<4xf32>], c = memref<4xf32, affine_map<(d0) -> (d0)>>,
+      d = memref<2x3xf32, strided<[3, 1], offset: ?>>, e = memref<2x3xf32, strided<[3, 1], offset: ?>>,
+      f = memref<4xf32, affine_map<(d0) -> (-d0)>>, g = memref<4xf32, affine_map<(d0) -> (d0)>>, h = tensor<2x3xf32>} : () -> ()
+    """
+    op = parse_module(new_context(DIALECTS, True), text).body.block.first_op
+    assert op is not None
+    attributes = op.attributes
+    assert attributes["a"] is attributes["h"] is attributes["b"].data[0]
+    assert attributes["d"] is attributes["e"] and str(attributes["e"]) == str(attributes["d"])
+    assert attributes["c"] is attributes["g"] and attributes["c"] != attributes["f"]
