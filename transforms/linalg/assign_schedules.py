@@ -57,11 +57,12 @@ multiply-adds a cycle; cores with one are less choosy.
 """
 _GUESS = 64
 """What a dynamic extent is taken for where operands are weighed."""
-_LONG_PANEL, _PART, _SUMS = 1 / 8, 2 / 3, 4 / 3
+_LONG_PANEL, _PART, _LARGE_PART, _SUMS = 1 / 8, 2 / 3, 1 / 16, 2
 """
-A panel that fills this share of L2 is walked through in parts that fill this share of L1, each for all rows before the next:
-3x3 convolution 512@7: 1960 -> 1490 us, product 128x3072x768: 4120 -> 3580. The sums of all rows go through memory for each part, so
-they may fill this share of L1 (197 rows of 3072x768: 1.05 to 1.08, 384 rows 0.93, 1024x1024x1024: 0.84).
+A panel that fills this share of L2 is walked through in parts, each for all rows before the next: of this share of L1 where the
+sums of all rows, which go through memory for each part, fit beside, else of this share of L2, so that they do so less often. 3x3
+convolution 512@7: 1960 -> 1490 us; against panels in one piece 49 rows of 3072x768 1.22, 128 rows 1.15 and large parts 1.20, 197 rows
+1.03 and 1.14, 384 rows 0.93 and 1.04. Sums of more than the last times L1 gain nothing (512 rows), or lose in small parts (1024: 0.84).
 """
 _FEWEST_TILES, _FEWEST_PANELS = 4, 8
 """Tiles of rows from which on that pays, and panels that must be left as work for several cores."""
@@ -281,18 +282,21 @@ class _Kernel:
         row_bytes = width * _accumulator_bytes(node.op)
         steps = [(extents[d] or 1, tile[node.root_dims[d]]) for d in rows]
         tiles = prod(ceil(extent / step) for extent, step in steps)
+        sums_bytes = prod(extent for extent, _ in steps) * row_bytes
         if (
             prod(extents[d] or 1 for d in sums) * row_bytes < self.target.l2_bytes * _LONG_PANEL
-            or prod(extent for extent, _ in steps) * row_bytes > self.target.l1_bytes * _SUMS
+            or sums_bytes > self.target.l1_bytes * _SUMS
             or tiles < _FEWEST_TILES
             or (shape.column_extent or 1) < _FEWEST_PANELS * width
         ):
             return tile, vector, order
+        stays_near = sums_bytes <= self.target.l1_bytes * (1 - _PART)
+        part = int(self.target.l1_bytes * _PART if stays_near else self.target.l2_bytes * _LARGE_PART)
         parts, left = [0] * len(extents), prod(extents[d] or 1 for d in sums)
         for d in sums:
             extent = extents[d] or 1
             left //= extent
-            room = int(self.target.l1_bytes * _PART) // (left * row_bytes)
+            room = part // (left * row_bytes)
             parts[d] = 1 if room < 2 else ceil(ceil(extent / ceil(extent / room)) / _UNROLL) * _UNROLL
             if room > 1:
                 break
