@@ -350,10 +350,10 @@ class Scalar:
 
     def small_exp(self) -> "tuple[Scalar, Scalar]":
         """
-        e and f with e^x = e * f, where no digit of e is lost to denormals: f is 1, or e^-32 (e^-300 in f64) far below 0,
-        where 1 + e is 1. A product with a large number may be normal where e^x is not.
+        e and f with e^x = e * f, where no digit of e is lost to denormals: f is 1, or e^-37 (e^-300 in f64) far below 0,
+        where 1 + e is 1. A product with a large number may be normal where e^x is not. e^-37 is nearly an f32.
         """
-        shift = 300.0 if self.type == f64 else 32.0
+        shift = 300.0 if self.type == f64 else 37.0
         is_tiny, select = self.below(-2.0 * shift), self.body.select
         return select(is_tiny, self + shift, self).exp(), select(is_tiny, exp(-shift), self.lift(1.0))
 
