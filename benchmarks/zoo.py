@@ -58,6 +58,35 @@ def _gpt2() -> tuple[Any, Inputs]:
     return GPT2LMHeadModel(config), {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
 
+def _gpt2_decode() -> tuple[Any, Inputs]:
+    """One token behind 64 whose keys and values are inputs, two for each layer as in exports for generation."""
+    import torch
+    from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(attn_implementation="eager")
+
+    class Decode(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = GPT2LMHeadModel(config)
+
+        def forward(self, input_ids, attention_mask, *past):
+            cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
+            result = self.model(
+                input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True
+            )
+            return result.logits
+
+    random = np.random.default_rng(0)
+    shape = (1, config.n_head, 64, config.n_embd // config.n_head)
+    ids = _tokens(1, config.vocab_size)
+    inputs = {"input_ids": ids, "attention_mask": np.ones((1, 65), ids.dtype)}
+    for layer in range(config.n_layer):
+        for part in ("key", "value"):
+            inputs[f"past_key_values.{layer}.{part}"] = random.standard_normal(shape, dtype=np.float32)
+    return Decode(), inputs
+
+
 def _whisper() -> tuple[Any, Inputs]:
     from transformers import WhisperConfig
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -147,6 +176,7 @@ MODELS: dict[str, Callable[[], tuple[Any, Inputs]]] = {
     "bert_base": _bert,
     "minilm": _minilm,
     "gpt2": _gpt2,
+    "gpt2_decode": _gpt2_decode,
     "whisper_tiny_encoder": _whisper,
     "unet": _unet,
     "lstm_gru": _lstm,
@@ -227,7 +257,7 @@ def _export(name: str, path: Path, saved: Path) -> None:
             self.model = model
 
         def forward(self, *values: torch.Tensor) -> torch.Tensor:
-            if isinstance(model, torch.nn.Sequential) or name in ("unet", "lstm_gru"):
+            if not hasattr(model, "config"):
                 return self.model(*values)
             result = self.model(**dict(zip(inputs, values, strict=True)), return_dict=False)
             return result[0]
