@@ -207,7 +207,7 @@ def _one_score(
     transform: str,
 ) -> Sequence[SSAValue]:
     of_leaf, targets, weights = votes
-    values, _ = _votes(count, 1, of_leaf, 0 * targets, weights, "SUM")
+    values, given = _votes(count, 1, of_leaf, 0 * targets, weights, "SUM")
     score = _aggregated(emitter, leaves, values, "SUM")
     second = bool(targets[0])
     if base.size > 1 or (second and base.size) or (transform == "PROBIT" and not second):
@@ -220,6 +220,12 @@ def _one_score(
     if second:
         zero = one(emitter, "Mul", score, scalar(emitter, score, 0.0))
         scores = transformed(call, emitter, pair(emitter, zero, score), transform)
+        if not given.all():
+            # a row of which no tree speaks is one of which the first class is scored, with 0
+            spoken = _aggregated(emitter, leaves, given.astype(np.float32), "SUM")
+            known = one(emitter, "Greater", spoken, scalar(emitter, spoken, 0.0))
+            silent = both_scores(emitter, score, transform, positive)
+            scores = one(emitter, "Where", known, scores, silent)
     else:
         scores = both_scores(emitter, score, transform, positive)
     return [label, cast(emitter, scores, np.float32)][: len(call.used)]

@@ -227,6 +227,17 @@ def test_one_score_of_two_classes(votes: list[float], transform: str, base: Any,
     check("TreeEnsembleClassifier", x, outputs=2, **attributes)
 
 
+@pytest.mark.parametrize("vote", [0.3, 0.7, -0.3])
+@pytest.mark.parametrize("transform", ["NONE", "LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO"])
+@pytest.mark.parametrize("column", [0, 1])
+def test_a_row_of_two_classes_of_which_no_tree_speaks(vote: float, transform: str, column: int) -> None:
+    attributes = {
+        **_STUMP, "class_treeids": [0], "class_nodeids": [1], "class_ids": [column], "class_weights": [vote],
+        "post_transform": transform, "classlabels_int64s": [5, 7],
+    }  # fmt: skip
+    check("TreeEnsembleClassifier", np.array([[-1.0], [1.0]], np.float32), outputs=2, **attributes)
+
+
 def ensemble(dtype: Any = np.float32, **more: Any) -> dict[str, Any]:
     def tensor(*values: float, type: Any = dtype) -> onnx.TensorProto:
         return onnx.numpy_helper.from_array(np.array(values, type))
