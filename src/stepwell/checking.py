@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ModuleOp, ShapedType
 from xdsl.ir import Operation
 from xdsl.utils.exceptions import PassFailedException, VerifyException
 
@@ -190,6 +190,12 @@ class Check:
             _entry(name, type, dims) for name, type in zip(names, self.interface.arguments, strict=True)
         ]
         wanted = [entry for entry in entries if entry.name not in self.feeds]
+        for name, type in zip(names, self.interface.arguments, strict=True):
+            if not isinstance(type, ShapedType):
+                raise UnsupportedError(
+                    f"input {name!r} is no tensor, which is all that check takes; `stepwell run --check onnxruntime` compares the"
+                    " whole model"
+                )
         if unfit := [entry.name for entry in wanted if entry.dtype is None]:
             raise UnsupportedError(f"input {unfit[0]!r} is no tensor of numbers: give it with --input")
         rng = np.random.default_rng(self.seed)

@@ -232,6 +232,15 @@ def _array(folder):
     return folder / "z.npy"
 
 
+def test_check_refuses_what_is_no_tensor(tmp_path):
+    path = tmp_path / "vector.onnx"
+    text = """<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 3]>
+        vector (map(string, float) m) => (float[1, N] y) { y = ai.onnx.ml.DictVectorizer <string_vocabulary = ["a"]> (m) }"""
+    onnx.save(onnx.parser.parse_model(text), path)
+    code, _, err = check(str(path))
+    assert code == 2 and "input 'm' is no tensor" in err and "stepwell run --check onnxruntime" in err
+
+
 def test_ir_without_a_main_is_refused(tmp_path):
     path = tmp_path / "k.ir"
     path.write_text("llvm.func @f() { llvm.return }\n")
