@@ -317,6 +317,8 @@ def page(rows: Iterable[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+ONNX_RUNTIME = "1.31"
+"""Whose operators `NOT_TAKEN` was held against; a later one may have more."""
 NOT_TAKEN = {
     "a loop around a whole decoder, which the caller can make": [
         "BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch",
@@ -346,7 +348,7 @@ def other_domains() -> str:
     )
     refused = "; ".join(f"{', '.join(names)} ({why})" for why, names in NOT_TAKEN.items())
     lists.append(
-        f"Of what ONNX Runtime's CPU provider has, these operators of `com.microsoft` are refused by name: {refused}."
+        f"Of what ONNX Runtime {ONNX_RUNTIME}'s CPU provider has, these operators of `com.microsoft` are refused by name: {refused}."
         " So is `com.microsoft.nchwc`, the layout of the machine that a model was optimised on: save it at a level below"
         " `ORT_ENABLE_ALL`. Of an operator that is taken, an attribute or operand that is not known is refused."
     )

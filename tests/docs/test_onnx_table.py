@@ -4,6 +4,7 @@ import sys
 import zlib
 
 import onnx
+import onnxruntime
 import pytest
 
 from tests.conformance import expectations
@@ -53,6 +54,11 @@ def test_what_onnx_runtime_has_is_taken_or_refused_with_a_reason():
     assert len(found["com.microsoft"]) > 50
     assert not found[""] - taken[""] - {"MemcpyFromHost", "MemcpyToHost"}  # never in a file
     assert not found["ai.onnx.ml"] - taken["ai.onnx.ml"].keys()
+    assert not refused & taken["com.microsoft"].keys()
+    if not onnxruntime.__version__.startswith(f"{onnx_table.ONNX_RUNTIME}."):
+        pytest.skip(
+            f"the list is of onnxruntime {onnx_table.ONNX_RUNTIME}, this is {onnxruntime.__version__}"
+        )
     assert found["com.microsoft"] - taken["com.microsoft"].keys() == refused
 
 
