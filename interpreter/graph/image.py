@@ -21,7 +21,7 @@ def _cubic(t: float, a: float) -> float:
     return (((t - 5) * t + 8) * t - 4) * a if t < 2 else 0.0
 
 
-def _place(op: GraphOp, i: int, extent: int, out: int, scale: float, roi: tuple[float, float]) -> float:
+def _place(op: GraphOp, i: float, extent: int, out: int, scale: float, roi: tuple[float, float]) -> float:
     """The coordinate in the input of output element `i`."""
     mode = op.get("coordinate_transformation_mode")
     if mode == "asymmetric":
@@ -61,7 +61,9 @@ def _matrix(
     outside = np.zeros(out, bool)
     mode, a = op.get("mode"), op.get("cubic_coeff_a")
     for i in range(out):
-        x = _place(op, i, extent, out, scale, roi)
+        # a tie between two neighbours is one in single precision, as in compiled code and onnxruntime
+        place = np.float32(i) if mode == "nearest" else i
+        x = _place(op, place, extent, out, np.float32(scale) if mode == "nearest" else scale, roi)
         outside[i] = (
             op.get("coordinate_transformation_mode") == "tf_crop_and_resize" and not 0 <= x <= extent - 1
         )

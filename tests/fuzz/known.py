@@ -46,6 +46,16 @@ def _normalises_by_an_infinity(model: onnx.ModelProto, found: Difference) -> boo
     return "nan" in (found.got, found.want) and not all(np.isfinite(array).all() for array in arrays)
 
 
+def _normalises_across_an_infinity(model: onnx.ModelProto, found: Difference) -> bool:
+    return found.want == "nan" and any(node.op_type == "LRN" for node in model.graph.node)
+
+
+def _starts_at_a_nan(model: onnx.ModelProto, found: Difference) -> bool:
+    name = model.graph.output[found.output].name
+    ranks = any(node.op_type in ("ArgMin", "ArgMax") and name in node.output for node in model.graph.node)
+    return ranks and found.want == "0"
+
+
 def _sums_past_a_nan(model: onnx.ModelProto, found: Difference) -> bool:
     sums = any(node.op_type == "ReduceLogSumExp" for node in model.graph.node)
     return sums and (found.got, found.want) == ("nan", "inf")
@@ -83,6 +93,11 @@ KNOWN: list[tuple[str, Callable[[onnx.ModelProto, Difference], bool]]] = [
         "statistics that are not finite: the scale and the shift that they make are added, or folded",
         _normalises_by_an_infinity,
     ),
+    (
+        "ONNX Runtime's LRN slides a sum over the channels, which stays NaN once an infinity has left it",
+        _normalises_across_an_infinity,
+    ),
+    ("ONNX Runtime's ArgMin and ArgMax pass over a NaN unless it comes first", _starts_at_a_nan),
     ("the logarithm of a sum of exponentials is infinite, whatever NaN is summed too", _sums_past_a_nan),
     ("a maximum over a window, or of what is scattered, passes over a NaN", _passes_over_a_nan),
     ("Gelu of minus infinity is its limit, 0, not the product of the infinity and 0", _takes_the_limit),

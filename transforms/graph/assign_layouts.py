@@ -214,13 +214,13 @@ class _Layouts:
         rank = max(_rank(v) for v in op.operands)
         if rank < 3 or not any(v in self.images for v in op.operands):
             return False
-        if not all(v in self.images or self._movable(v, rank) for v in op.operands):
+        if not all(_rank(v) == rank if v in self.images else self._movable(v, rank) for v in op.operands):
             return False
         operands: list[SSAValue] = []
         for i, value in enumerate(op.operands):
             if op.name in ("graph.clip", "graph.cast_like", "graph.dropout") and i:
                 operands.append(value)
-            elif value in self.images and _rank(value) == rank:
+            elif value in self.images:
                 operands.append(self.images[value])
             else:
                 operands.append(self._lifted(value, rank))

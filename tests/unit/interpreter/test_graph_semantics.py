@@ -161,3 +161,19 @@ def test_resizing_keeps_an_infinity_where_it_is():
     y = interpret(import_onnx(model, ctx), {"x": x})["y"]
     assert np.argwhere(np.isinf(y)).tolist() == [[0, 0, row, 2] for row in (5, 6, 7)]
     assert not np.isnan(y).any()
+
+
+def test_a_tie_of_nearest_is_one_in_single_precision():
+    """Row 3 of 5 by 0.7 lies at 4.5 in f32, where onnxruntime's and compiled code take 4, and above it in f64."""
+    import onnx
+    import onnxruntime
+
+    text = """<ir_version: 10, opset_import: ["" : 20]> g (float[1, 1, 8, 1] x) => (float[1, 1, 5, 1] y)
+        <float[4] scales = {1, 1, 0.7, 1}> {
+        y = Resize <mode = "nearest", coordinate_transformation_mode = "pytorch_half_pixel"> (x, , scales) }"""
+    model = onnx.parser.parse_model(text)
+    x = np.arange(8, dtype=np.float32).reshape(1, 1, 8, 1)
+    ctx = new_context(DIALECTS)
+    (got,) = interpret(import_onnx(model, ctx), [x])
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(got, session.run(None, {"x": x})[0])

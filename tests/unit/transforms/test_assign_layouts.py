@@ -104,6 +104,11 @@ def _to_sequence(n: Net) -> str:
     return n.add("Transpose", n.add("Reshape", a, n.ints(1, 4, -1)), perm=[0, 2, 1])
 
 
+def _compared_with_more_axes(n: Net) -> str:
+    a = n.conv("x", 3, 4)
+    return n.add("Mul", a, n.small(2, 1, 1, 1, 1))
+
+
 def _already_last(n: Net) -> str:
     return n.add("Transpose", n.conv("x", 3, 4), perm=[0, 2, 3, 1])
 
@@ -112,7 +117,7 @@ def _already_last(n: Net) -> str:
     "net",
     [
         _residual, _squeeze_and_excite, _bias_of_rank_3, _pads_and_slices, _upsampled_concat, _means, _shuffled,
-        _to_sequence, _already_last,
+        _to_sequence, _compared_with_more_axes, _already_last,
     ],
 )  # fmt: skip
 def test_keeps_results(net: Callable[[Net], str]):
