@@ -1,5 +1,7 @@
-/* The thread pool: one job at a time, split into chunks that threads take from an atomic counter. A chunk is a share of
- * the tiles that are left, so the first are long, and the last, in which threads wait for one another, are short.
+/* The thread pool: one job at a time. Each thread has an equal range of its tiles, the same part of every job, so that it
+ * finds in its own caches what it wrote in the job before; it takes half of what is left of it from the front, again and
+ * again. A thread whose range is empty takes half of what is left of another's from the back: the last chunks, in which
+ * threads wait for one another, are short.
  *
  * `state` says everything about the current job: its number, whether it is open, how many workers are in it. A
  * worker enters an open job by adding one, so a worker that is late, asleep or pre-empted is never waited for.
@@ -15,13 +17,14 @@
 
 #include "internal.h"
 
-/* A thread takes 1 / (SHARES x threads) of what is left. */
-enum { SPIN_NS = 50000, STACK_BYTES = 1 << 20, SHARES = 2 };
+enum { SPIN_NS = 50000, STACK_BYTES = 1 << 20 };
 #define OPEN ((uint64_t)1 << 31)
 #define ACTIVE (OPEN - 1)
 #define JOB(state) ((state) >> 32)
 
 typedef struct {
+  /* What is left of the thread's range, in units: the first in the upper half, the end in the lower. */
+  _Alignas(64) _Atomic(uint64_t) range;
   pool *owner;
   pthread_t thread;
   int slot; /* of scratch; the calling thread has slot 0 */
@@ -34,19 +37,19 @@ struct pool {
   _Atomic(uint32_t) finish; /* futex: changes when the last worker leaves a closed job */
   _Atomic(uint32_t) caller_sleeps;
   _Atomic(bool) stop;
-  _Alignas(64) _Atomic(int64_t) next; /* the first tile not taken yet */
   /* the job: written by the caller while no worker is in, read by workers that have entered */
   _Alignas(64) stepwell_kernel kernel;
   void *const *buffers;
   const int64_t *dims;
-  int64_t tiles, least; /* least: tiles in a chunk, but for the last */
+  int64_t tiles, unit; /* unit: tiles that ranges count as one, so that they fit their halves */
+  uint64_t least;      /* units in a chunk, but for the last */
   char *scratch;
   size_t scratch_stride;
   stepwell_event *events;
   bool spin;
   int processor; /* the caller's, when the workers were last told to keep off it */
   int width;     /* workers and the caller */
-  worker workers[];
+  worker threads[]; /* the first is the caller */
 };
 
 static void relax(void) {
@@ -79,18 +82,34 @@ static void futex_wake(_Atomic(uint32_t) *word) {
 #endif
 }
 
+/* Take a chunk of a range, from its front or from its back; 0: nothing is left. */
+static uint64_t take_chunk(_Atomic(uint64_t) *range, uint64_t least, bool front) {
+  uint64_t all = atomic_load_explicit(range, memory_order_relaxed);
+  for (;;) {
+    uint64_t begin = all >> 32, end = all & UINT32_MAX, left = end - begin;
+    if (!left) return 0;
+    uint64_t part = (left + 1) / 2;
+    if (part < least) part = least < left ? least : left;
+    uint64_t middle = front ? begin + part : end - part;
+    uint64_t rest = front ? middle << 32 | end : begin << 32 | middle;
+    if (atomic_compare_exchange_weak_explicit(range, &all, rest, memory_order_relaxed, memory_order_relaxed))
+      return front ? begin << 32 | middle : middle << 32 | end;
+  }
+}
+
 static void take_chunks(pool *p, int slot) {
   void *scratch = p->scratch ? p->scratch + (size_t)slot * p->scratch_stride : NULL;
   stepwell_event *event = p->events ? p->events + slot : NULL;
   if (event && slot) event->begin_ns = now_ns(); /* the caller's part begins when it opens the job */
-  int64_t begin = atomic_load_explicit(&p->next, memory_order_relaxed);
-  while (begin < p->tiles) {
-    int64_t left = p->tiles - begin, share = left / ((int64_t)p->width * SHARES);
-    int64_t end = begin + (share > p->least ? share : p->least < left ? p->least : left);
-    if (!atomic_compare_exchange_weak_explicit(&p->next, &begin, end, memory_order_relaxed, memory_order_relaxed)) continue;
-    p->kernel(p->buffers, p->dims, begin, end, scratch);
-    if (event) event->tiles += end - begin;
-    begin = atomic_load_explicit(&p->next, memory_order_relaxed);
+  for (int i = 0; i < p->width; i++) {
+    _Atomic(uint64_t) *range = &p->threads[(slot + i) % p->width].range;
+    uint64_t chunk;
+    while ((chunk = take_chunk(range, p->least, i == 0))) {
+      int64_t begin = (int64_t)(chunk >> 32) * p->unit, end = (int64_t)(chunk & UINT32_MAX) * p->unit;
+      if (end > p->tiles) end = p->tiles;
+      p->kernel(p->buffers, p->dims, begin, end, scratch);
+      if (event) event->tiles += end - begin;
+    }
   }
   if (event) event->end_ns = now_ns();
 }
@@ -169,7 +188,7 @@ static void spread(pool *p) {
   CPU_CLR(processor, &allowed);
   if (CPU_COUNT(&allowed) < p->width - 1) return;
   p->processor = processor;
-  for (int i = 1; i < p->width; i++) pthread_setaffinity_np(p->workers[i - 1].thread, sizeof allowed, &allowed);
+  for (int i = 1; i < p->width; i++) pthread_setaffinity_np(p->threads[i].thread, sizeof allowed, &allowed);
 #else
   (void)p;
 #endif
@@ -181,11 +200,17 @@ void pool_run(pool *p, stepwell_kernel kernel, void *const *buffers, const int64
   p->buffers = buffers;
   p->dims = dims;
   p->tiles = tiles;
-  p->least = least;
+  p->unit = tiles / INT32_MAX + 1;
+  p->least = (uint64_t)((least - 1) / p->unit + 1);
   p->scratch = scratch;
   p->scratch_stride = scratch_stride;
   p->events = events;
-  atomic_store_explicit(&p->next, 0, memory_order_relaxed);
+  int64_t units = (tiles - 1) / p->unit + 1, begin = 0;
+  for (int i = 0; i < p->width; i++) {
+    int64_t end = begin + (units - begin) / (p->width - i) + ((units - begin) % (p->width - i) != 0);
+    atomic_store_explicit(&p->threads[i].range, (uint64_t)begin << 32 | (uint64_t)end, memory_order_relaxed);
+    begin = end;
+  }
   uint64_t job = JOB(atomic_load(&p->state)) + 1;
   if (job >> 32) job = 1;
   if (events) events->begin_ns = now_ns();
@@ -202,7 +227,7 @@ int pool_width(const pool *p) { return p->width; }
 
 /* Fewer threads than asked for are no error: results do not depend on their number. */
 pool *pool_create(int threads, bool spin) {
-  size_t bytes = sizeof(pool) + sizeof(worker) * (size_t)threads;
+  size_t bytes = sizeof(pool) + sizeof(worker) * (size_t)(threads > 1 ? threads : 1);
   pool *p = aligned_alloc(ALIGNMENT, (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
   if (!p) return NULL;
   memset(p, 0, bytes);
@@ -217,7 +242,7 @@ pool *pool_create(int threads, bool spin) {
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   for (int i = 1; i < threads; i++) {
-    worker *w = &p->workers[i - 1];
+    worker *w = &p->threads[i];
     w->owner = p;
     w->slot = i;
     if (pthread_create(&w->thread, &attributes, work, w)) break;
@@ -232,6 +257,6 @@ void pool_destroy(pool *p) {
   if (!p) return;
   atomic_store(&p->stop, true);
   futex_wake(&p->wake);
-  for (int i = 1; i < p->width; i++) pthread_join(p->workers[i - 1].thread, NULL);
+  for (int i = 1; i < p->width; i++) pthread_join(p->threads[i].thread, NULL);
   free(p);
 }

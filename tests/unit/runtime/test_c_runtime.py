@@ -89,6 +89,11 @@ def test_threads(build, clang, tmp_path):
     call([tmp_path / "threads", "500"])
 
 
+def test_every_tile_is_computed_once(clang, tmp_path):
+    call([*clang, *WARNINGS, HERE / "ranges.c", "-o", tmp_path / "ranges"])
+    call([tmp_path / "ranges"])
+
+
 def test_beside_openmp(build, tmp_path):
     if (gcc := shutil.which("gcc")) is None:
         pytest.skip("needs gcc and its OpenMP library")
