@@ -23,6 +23,14 @@ from stepwell.dialects.stepwell import target_of
 from stepwell.remarks import applied, listening, missed
 from stepwell.targets import Target
 from stepwell.transforms.linalg.indices import linear, packed
+from stepwell.transforms.linalg.register_tiles import (
+    MAX_LANES,
+    PANEL_REGISTERS,
+    power_of_two,
+    register_tile,
+    sole_reader,
+    tall_rows,
+)
 from stepwell.transforms.linalg.structure import (
     contraction_operands,
     is_elementwise,
@@ -37,24 +45,6 @@ from stepwell.transforms.linalg.window_chains import Window, rows_at_a_time, ste
 KERNEL = "stepwell.kernel"
 SCHEDULE = "schedule"
 
-_PANEL_REGISTERS = 4
-"""Registers side by side in the widest vector: more gains nothing and leaves fewer rows."""
-_MAX_LANES = 64
-_MAX_ACCUMULATORS = 27
-"""Beyond this clang's scheduler decides whether the accumulators of a tile stay in registers."""
-_MAX_ROWS = 8
-"""More rows whose stride is a multiple of 4 KiB fall on the same L1 sets."""
-_MAX_TALL_ROWS = 24
-"""The most of a tile that is one register wide, where `pack-weights` has chosen narrow panels for few rows."""
-_SMALL_REACH = 2
-"""The reach of a window up to which clang keeps its pixels in registers from tap to tap: 3 taps, or 5 in steps of 2 (with 7, a tile
-of 8x2 registers reaches 114 flops/ns, one of 7x1, which would leave room for the pixels, 73)."""
-_ROW_LOAD, _PANEL_LOAD = 0.6, 2.0
-"""
-Weights of the loads of a register tile beside its multiply-adds: one element of a row, mostly from L1, and
-one vector of a panel, mostly from L2. Fitted to GEMMs of 384x768x768 and 384x512x64 on a Xeon with two 512-bit
-multiply-adds a cycle; cores with one are less choosy.
-"""
 _GUESS = 64
 """What a dynamic extent is taken for where operands are weighed."""
 _LONG_PANEL, _PART, _LARGE_PART, _SUMS = 1 / 8, 2 / 3, 1 / 16, 2
@@ -230,14 +220,14 @@ class _Kernel:
             reduction_dims(root.op)
         ):
             return None
-        lanes = min(self.target.lanes(_accumulator_bytes(node.op)), _MAX_LANES)
+        lanes = min(self.target.lanes(_accumulator_bytes(node.op)), MAX_LANES)
         tile = [0] * len(root.extents)
         for d in parallel_dims(root.op):
             tile[d] = 1
         vector: dict[int, int] = {}
         n = shape.columns
         if n is not None:
-            rows, width = self._rows_and_width(shape, lanes)
+            rows, width = self._rows_and_width(node, shape, lanes)
             tile[to_root[n]] = width
             vector[to_root[n]] = width
         else:
@@ -248,7 +238,7 @@ class _Kernel:
             ):
                 if dim is not None:
                     tile[to_root[dim]] = most if extent is None else max(1, min(most, extent))
-                    vector[to_root[dim]] = _power_of_two(tile[to_root[dim]])
+                    vector[to_root[dim]] = power_of_two(tile[to_root[dim]])
             rows = 0
         if shape.row is not None and rows:
             tile[to_root[shape.row]] = rows
@@ -261,7 +251,7 @@ class _Kernel:
             if self._rows_outside(node, shape, rows, tile[to_root[n]]):
                 order = [to_root[d] for d in _result_dims(node.op)]
             else:
-                order.append(to_root[n])
+                order += [to_root[d] for d in (*self._lines(node, shape), n)]
         order += [d for d in sorted(to_root.values()) if d not in order and tile[d]]
         return tile, vector, order
 
@@ -347,6 +337,8 @@ class _Kernel:
             return False
         if any(places.index(d) < places.index(shape.row) for d in shape.batch):
             return False  # each of a batch has panels of its own
+        if panels < left and all(d in (column, shape.row) or node.extents[d] == 1 for d in places):
+            return True  # no lines of rows: `_lines` has the reason
         blocks = -(-(shape.row_extent or 0) // rows)
         for d in places:
             if d not in (column, shape.row, *shape.batch):
@@ -355,10 +347,42 @@ class _Kernel:
             return False
         return left + panels * blocks < panels + left * -(-shape.column_extent // width)
 
-    def _rows_and_width(self, shape: "_Contraction", lanes: int) -> tuple[int, int]:
+    def _lines(self, node: _Node, shape: "_Contraction") -> list[int]:
+        """
+        The dim that is the outermost loop where panels would be: one that cuts the larger factor and the result into the longest runs
+        (a convolution's rows of pixels). The other factor must stay in L2, from where each line reads it again. Threads then read
+        what they wrote in the kernel before, not what is in the other's cache (two threads: ResNet-50 1.06, DenseNet-121 1.13).
+        """
+        op = node.op
+        smaller, larger = sorted(range(len(op.inputs)), key=lambda i: _size_bytes(op.inputs[i].type))[-2:]
+        if _size_bytes(op.inputs[smaller].type) > self.target.l2_bytes // 2:
+            return []
+        runs: dict[int, int] = {}
+        for i in (larger, len(op.inputs)):
+            outside = 1
+            type = op.operands[i].type
+            assert isinstance(type, TensorType), "a factor has an axis of rows or of panels"
+            for extent, expr in zip(type.get_shape(), maps_of(op)[i].results, strict=True):
+                for d in expr.used_dims():
+                    runs[d] = runs.get(d, 0) + outside
+                outside *= _GUESS if extent == DYNAMIC_INDEX else extent
+        both = maps_of(op)[larger].used_dims() & output_map(op).used_dims()
+        inner = {shape.columns, shape.row, *shape.batch}
+        candidates = [d for d in both if d not in inner and node.extents[d] != 1]
+        return [min(candidates, key=lambda d: (runs[d], d))] if candidates else []
+
+    def _rows_and_width(self, node: _Node, shape: "_Contraction", lanes: int) -> tuple[int, int]:
         """The register tile with the least padded work and loads; its rows and its vector's width."""
+        tall = tall_rows(node.op, shape.factor, shape.row, self.target)
         return register_tile(
-            shape.row_extent, shape.column_extent, lanes, self.target, shape.panel, shape.period, shape.reach
+            shape.row_extent,
+            shape.column_extent,
+            lanes,
+            self.target,
+            shape.panel,
+            shape.period,
+            shape.reach,
+            tall,
         )
 
     # Attention: blocks of the rows that all its ops share, each contraction with a register tile of its own.
@@ -374,8 +398,8 @@ class _Kernel:
                 return None
             if shape.row is not None and node.root_dims.get(shape.row) not in shared:
                 return None
-            lanes = min(self.target.lanes(_accumulator_bytes(node.op)), _MAX_LANES)
-            tiles.append(self._rows_and_width(shape, lanes))
+            lanes = min(self.target.lanes(_accumulator_bytes(node.op)), MAX_LANES)
+            tiles.append(self._rows_and_width(node, shape, lanes))
         block = min(rows for rows, _ in tiles)
         row_dims = {
             node.root_dims[s.row]
@@ -430,7 +454,7 @@ class _Kernel:
             shape = _Contraction.of(node)
             if shape is None or shape.columns is None or shape.row is None:
                 return None
-            lanes = min(self.target.lanes(_accumulator_bytes(node.op)), _MAX_LANES)
+            lanes = min(self.target.lanes(_accumulator_bytes(node.op)), MAX_LANES)
             panel = shape.panel if node is last else step
             rows, width = register_tile(
                 shape.row_extent, shape.column_extent, lanes, self.target, panel, shape.period, shape.reach
@@ -458,7 +482,7 @@ class _Kernel:
         """The last of the element-wise ops behind a contraction that are computed while its result is in registers."""
         last = node
         self.sizes[node.op] = sizes
-        while (reader := _sole_reader(last.op)) and reader in self.nodes and is_elementwise(reader):
+        while (reader := sole_reader(last.op)) and reader in self.nodes and is_elementwise(reader):
             reads = [
                 m for v, m in zip(reader.inputs, maps_of(reader), strict=False) if v is last.op.results[0]
             ]
@@ -502,7 +526,7 @@ class _Kernel:
                 lanes = min(self.target.lanes(_widest(root.op)), _BLOCK)
                 for d in (dim, other):
                     extent = root.extents[d]
-                    vector[d] = lanes if extent is None else min(lanes, _power_of_two(extent))
+                    vector[d] = lanes if extent is None else min(lanes, power_of_two(extent))
                     tile[d] = _CHUNK_SIDE
                 return tile, vector, []
             self._chunk(root, tile, vector)
@@ -566,8 +590,8 @@ class _Kernel:
         return max(candidates, key=lambda d: (votes[d], d), default=None)
 
     def _width(self, op: linalg.GenericOp, extent: int | None) -> int:
-        width = min(_MAX_LANES, _PANEL_REGISTERS * self.target.lanes(_widest(op)))
-        return width if extent is None else min(width, _power_of_two(extent))
+        width = min(MAX_LANES, PANEL_REGISTERS * self.target.lanes(_widest(op)))
+        return width if extent is None else min(width, power_of_two(extent))
 
     def _vector_sizes(self, node: _Node, tile: list[int], vector: dict[int, int]) -> list[int]:
         """The vector sizes of one op: the root's where the dims are the same, its own along its reductions."""
@@ -579,57 +603,12 @@ class _Kernel:
         if (inner := self.inner.get(node.op)) is not None:
             lanes = self.target.lanes(_accumulator_bytes(node.op))
             extent = node.extents[inner]
-            sizes[inner] = lanes if extent is None else min(lanes, _power_of_two(extent))
+            sizes[inner] = lanes if extent is None else min(lanes, power_of_two(extent))
         elif all(s == 1 for s in sizes):
             rows = {d for d, root_dim in node.root_dims.items() if tile[root_dim] == 1}
             if (dim := self._vector_dim(node, rows)) is not None:
                 sizes[dim] = self._width(node.op, node.extents[dim])
         return sizes
-
-
-def register_tile(
-    row_extent: int | None,
-    column_extent: int | None,
-    lanes: int,
-    target: Target,
-    panel: int = 0,
-    period: int = 0,
-    reach: int | None = None,
-) -> tuple[int, int]:
-    """
-    The rows and the width of the register tile with the least padded work and loads. `panel`: the width of
-    packed panels, 0 where nothing is packed; `period`: what the rows must divide, 0 where anything goes. `reach`, of a
-    depthwise convolution: the elements that a row of a window reads beside those of the tile's pixels; where they are few, all of
-    these are in registers, since several taps read each, and clang spills what does not fit.
-    """
-    if reach is not None and reach > _SMALL_REACH:
-        reach = None
-    best: tuple[float, int, int] | None = None
-    widths = [lanes * k for k in (_PANEL_REGISTERS, 2, 1) if lanes * k <= _MAX_LANES]
-    if column_extent is not None and column_extent < lanes:
-        widths = [_power_of_two(max(1, column_extent))]
-    if panel:
-        widths = [w for w in widths if panel % w == 0] or [panel]
-    for width in widths:
-        vectors = max(1, width // lanes)
-        tall = panel == lanes or (reach is not None and vectors == 1)
-        for rows in range(_MAX_TALL_ROWS if tall else _MAX_ROWS, 0, -1):
-            if row_extent is not None and rows > max(1, row_extent):
-                continue
-            if period and period % rows:
-                continue
-            accumulators = rows * vectors
-            spare = target.vector_registers - 1
-            if accumulators > _MAX_ACCUMULATORS or accumulators + vectors + 1 > spare:
-                continue
-            if reach is not None and vectors * (2 * rows + reach) + 1 > max(spare, 2 + reach):
-                continue
-            cost = 1 + _ROW_LOAD / vectors + _PANEL_LOAD / rows
-            cost *= _waste(row_extent, rows) * _waste(column_extent, width)
-            if best is None or cost < best[0] - 1e-9:
-                best = cost, rows, width
-    assert best is not None, "one accumulator of one register always fits"
-    return best[1], best[2]
 
 
 @dataclass(frozen=True)
@@ -652,6 +631,8 @@ class _Contraction:
     second_extent: int | None = None
     period: int = 0
     """What the number of rows of a tile must divide, 0 if anything will do: a factor is read at `row mod period`."""
+    factor: int = 0
+    """The operand that has the rows of a tile with columns."""
     reach: int | None = None
     """Elements along `row` that the window of a depthwise contraction reads beside one for each row, if extents are known."""
 
@@ -665,7 +646,8 @@ class _Contraction:
         factors = contraction_operands(op)
         maps = maps_of(op)
         positions = factors if factors is not None else (_window_operand(op),) * 2
-        a, b = maps[positions[0]], maps[positions[1]]
+        k, other = positions
+        a, b = maps[k], maps[other]
         if not parallel or not a.results or not b.results:
             return None
         last = out.results[-1]
@@ -673,7 +655,7 @@ class _Contraction:
         strided = factors is None and columns in b.results[-1].used_dims()
         if columns is not None and not strided and columns not in _contiguous_dims(b.results[-1]):
             if columns in _contiguous_dims(a.results[-1]):
-                a, b = b, a
+                a, b, k = b, a, other
             else:
                 columns = None
         if columns is None:
@@ -708,6 +690,7 @@ class _Contraction:
             tuple(batch),
             depthwise,
             period=period,
+            factor=k,
             reach=_reach(node, a, b, row) if depthwise and factors is not None else None,
         )
 
@@ -745,13 +728,6 @@ def _reach(node: _Node, a: AffineMap, b: AffineMap, row: int | None) -> int | No
             steps = [factor * ((node.extents[d] or 1) - 1) for d, factor in terms[0].items() if d != row]
             return sum(steps) // abs(terms[0][row])
     return None
-
-
-def _sole_reader(op: linalg.GenericOp) -> linalg.GenericOp | None:
-    """The generic that alone reads the one result of `op`."""
-    readers = {use.operation for result in op.results for use in result.uses}
-    reader = readers.pop() if len(readers) == 1 else None
-    return reader if isinstance(reader, linalg.GenericOp) and reader.inputs else None
 
 
 def _is_window_or_contraction(op: linalg.GenericOp) -> bool:
@@ -835,15 +811,5 @@ def _accumulator_bytes(op: linalg.GenericOp) -> int:
     return _bytes(op.outputs[0].type)
 
 
-def _power_of_two(extent: int) -> int:
-    """The smallest power of two that is not below `extent`."""
-    return 1 << max(0, extent - 1).bit_length()
-
-
 def _long_enough(extent: int | None) -> bool:
     return extent is None or extent >= 4
-
-
-def _waste(extent: int | None, tile: int) -> float:
-    """Work done over work asked for, when `extent` is cut into whole tiles."""
-    return 1.0 if not extent else ceil(extent / tile) * tile / extent

@@ -27,6 +27,7 @@ from stepwell.rewriting import fuse_locations
 from stepwell.targets import Target
 from stepwell.transforms.linalg.structure import (
     contraction_operands,
+    element_bytes,
     is_elementwise,
     is_identity,
     is_permutation,
@@ -37,7 +38,6 @@ from stepwell.transforms.linalg.structure import (
 )
 from stepwell.transforms.linalg.window_chains import (
     Window,
-    element_bytes,
     is_worth_expanding,
     pad_behind,
     product_of_pixels,

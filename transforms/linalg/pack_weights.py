@@ -24,8 +24,8 @@ from stepwell.dialects.stepwell import target_of
 from stepwell.resources import constant_attr, value_of
 from stepwell.rewriting import may_rewrite, note_rewrite
 from stepwell.targets import Target
-from stepwell.transforms.linalg.assign_schedules import register_tile
 from stepwell.transforms.linalg.indices import linear
+from stepwell.transforms.linalg.register_tiles import register_tile, tall_rows
 from stepwell.transforms.linalg.structure import (
     contraction_operands,
     extents_of,
@@ -103,9 +103,11 @@ def _pack(
     outer = [extent for d, extent in extents_of(op).items() if d in written and d not in read]
     if prod(outer) in _FEW_ROWS and max(outer) == prod(outer):
         width = lanes
-    elif (rows := _window_rows(op, other)) is not None:
+    elif (row := _window_row(op, other)) is not None:
         # A tile of half a panel would stride through memory.
-        width = min(width, max(lanes, register_tile(rows, extents[column], lanes, target)[1]))
+        tall = tall_rows(op, other, row, target)
+        tile = register_tile(extents_of(op)[row], extents[column], lanes, target, None, tall=tall)
+        width = min(width, max(lanes, tile[1]))
     order = [d for d in parallel_dims(op) if d in read and d != column]
     order += [column] + [d for d in reduction_dims(op) if d in read]
     key = (source.value, tuple(order), tuple(read), width)
@@ -130,8 +132,8 @@ def _pack(
     return True
 
 
-def _window_rows(op: linalg.GenericOp, other: int) -> int | None:
-    """The extent of the innermost output dim along which a window slides, if that is known."""
+def _window_row(op: linalg.GenericOp, other: int) -> int | None:
+    """The innermost output dim along which a window slides, if its extent is known."""
     output = op.outputs[0].type
     assert isinstance(output, TensorType)
     window = [e for e in maps_of(op)[other].results if not isinstance(e, AffineDimExpr)]
@@ -141,11 +143,11 @@ def _window_rows(op: linalg.GenericOp, other: int) -> int | None:
     if is_point and not _is_written_apart(op):
         return None  # one point without a stride: all rows and columns become one dim
     sliding = [
-        extent
+        (extent, expr.position)
         for extent, expr in zip(output.get_shape(), output_map(op).results, strict=True)
         if isinstance(expr, AffineDimExpr) and expr.position in rows
     ]
-    return sliding[-1] if sliding and sliding[-1] > 1 else None
+    return sliding[-1][1] if sliding and sliding[-1][0] > 1 else None
 
 
 def _is_written_apart(op: linalg.GenericOp) -> bool:

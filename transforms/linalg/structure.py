@@ -61,6 +61,12 @@ def is_elementwise(op: Operation) -> bool:
     )
 
 
+def element_bytes(value: SSAValue) -> int:
+    """Bytes of one element of a tensor in memory."""
+    assert isinstance(value.type, TensorType)
+    return max(1, getattr(value.type.element_type, "bitwidth", 64) // 8)
+
+
 def is_permutation(map: AffineMap) -> bool:
     """Each dim of the iteration space is exactly one result."""
     dims = [e.position for e in map.results if isinstance(e, AffineDimExpr)]

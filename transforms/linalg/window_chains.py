@@ -17,6 +17,7 @@ from stepwell.targets import Target
 from stepwell.transforms.linalg.indices import linear, packed
 from stepwell.transforms.linalg.structure import (
     contraction_operands,
+    element_bytes,
     extents_of,
     maps_of,
     output_map,
@@ -168,8 +169,3 @@ def _all_extents(op: linalg.GenericOp) -> list[int]:
 def _shape(value: SSAValue) -> tuple[int, ...]:
     assert isinstance(value.type, TensorType)
     return value.type.get_shape()
-
-
-def element_bytes(value: SSAValue) -> int:
-    assert isinstance(value.type, TensorType)
-    return max(1, getattr(value.type.element_type, "bitwidth", 64) // 8)
