@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
@@ -192,18 +193,22 @@ _ALONE = {
     "--verify-each": "true",
 }
 """Flags that may stand without their value, and what it is then."""
+_REMARKS = re.compile("(missed|applied|all)(:json)?")
 
 
 def spelled_out(argv: Sequence[str] | None, parser: argparse.ArgumentParser | None = None) -> list[str]:
     """
     The arguments, with a flag whose value may be left out spelled out (`--remarks` as `--remarks=all`): argparse would
-    take the next word for its value. Long flags of `parser` may have one dash, as those of LLVM's tools; without a
+    take the next word for its value, which only the kinds of remarks are here (`--remarks missed`). Long flags of `parser` may have one dash, as those of LLVM's tools; without a
     `parser` only `--remarks` takes a value.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     known = {flag for action in parser._actions for flag in action.option_strings} if parser else set()
-    words = []
-    for word in given:
+    words: list[str] = []
+    for before, word in zip(("", *given), given, strict=False):
+        if before == "--remarks" and _REMARKS.fullmatch(word):
+            words[-1] = f"--remarks={word}"
+            continue
         name = word.split("=")[0]
         if len(name) > 2 and name[0] == "-" != name[1] and f"-{name}" in known:
             word = f"-{word}"
