@@ -75,16 +75,20 @@ class AssignSchedulesPass(ModulePass):
 
     Requires: kernels stage; `set-target`. Ensures: the root of a kernel carries `parallel` sizes and every op in it
     carries `vector` sizes, as `#schedule.tile`; an op of a form it does not know carries none and becomes scalar loops.
+    Options: `rows-outside=false` leaves panels the outermost loop of every contraction, `tall-tiles=false` gives tiles of two
+    registers no more than eight rows (as it does to `pack-weights`, which chooses the width of panels by the same rule).
     """
 
     name = "assign-schedules"
+    rows_outside: bool = True
+    tall_tiles: bool = True
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         target = target_of(op)
         for function in op.body.block.ops:
             if isinstance(function, func.FuncOp) and KERNEL in function.attributes:
                 _fill_as_generic(function)
-                _Kernel(function, target).assign()
+                _Kernel(function, target, self).assign()
 
 
 def _fill_as_generic(function: func.FuncOp) -> None:
@@ -123,8 +127,8 @@ class _Node:
 
 
 class _Kernel:
-    def __init__(self, function: func.FuncOp, target: Target):
-        self.function, self.target = function, target
+    def __init__(self, function: func.FuncOp, target: Target, options: AssignSchedulesPass):
+        self.function, self.target, self.options = function, target, options
         self.ops = [op for op in function.body.block.ops if isinstance(op, linalg.GenericOp)]
         self.nodes = {op: _Node(op, _extents(op)) for op in self.ops}
         self.sizes: dict[linalg.GenericOp, list[int]] = {}
@@ -248,7 +252,9 @@ class _Kernel:
         order = [to_root[d] for d in shape.batch]
         if n is not None and not shape.depthwise:
             rows = tile[to_root[shape.row]] if shape.row is not None else 1
-            if self._rows_outside(node, shape, rows, tile[to_root[n]]):
+            if not self.options.rows_outside:
+                order.append(to_root[n])
+            elif self._rows_outside(node, shape, rows, tile[to_root[n]]):
                 order = [to_root[d] for d in _result_dims(node.op)]
             else:
                 order += [to_root[d] for d in (*self._lines(node, shape), n)]
@@ -373,7 +379,7 @@ class _Kernel:
 
     def _rows_and_width(self, node: _Node, shape: "_Contraction", lanes: int) -> tuple[int, int]:
         """The register tile with the least padded work and loads; its rows and its vector's width."""
-        tall = tall_rows(node.op, shape.factor, shape.row, self.target)
+        tall = tall_rows(node.op, shape.factor, shape.row, self.target) if self.options.tall_tiles else 0
         return register_tile(
             shape.row_extent,
             shape.column_extent,

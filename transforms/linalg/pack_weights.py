@@ -58,9 +58,11 @@ class PackWeightsPass(ModulePass):
     number of reduction dims (`W[kh, kw, ic, oc]`) and leading parallel dims (groups); the iteration space is
     unchanged. Requires: tensor stage with a target. Ensures: a constant factor of a contraction whose
     last output dim it holds alone is read panel by panel with unit stride.
+    Option: `tall-tiles=false` is that of `assign-schedules`.
     """
 
     name = "pack-weights"
+    tall_tiles: bool = True
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         target = target_of(op)
@@ -69,13 +71,18 @@ class PackWeightsPass(ModulePass):
             if (factors := contraction_operands(contraction)) is not None:
                 location = contraction.location
                 for factor in factors if may_rewrite() else ():
-                    if _pack(contraction, factor, target, ctx, packed):
+                    if _pack(contraction, factor, target, ctx, packed, self.tall_tiles):
                         note_rewrite("pack_factor", "linalg.generic", location)
                         break
 
 
 def _pack(
-    op: linalg.GenericOp, k: int, target: Target, ctx: Context, packed: dict[tuple, arith.ConstantOp]
+    op: linalg.GenericOp,
+    k: int,
+    target: Target,
+    ctx: Context,
+    packed: dict[tuple, arith.ConstantOp],
+    tall_tiles: bool,
 ) -> bool:
     """Repack factor `k` of `op` if it is a constant panel operand."""
     source = op.inputs[k].owner
@@ -105,7 +112,7 @@ def _pack(
         width = lanes
     elif (row := _window_row(op, other)) is not None:
         # A tile of half a panel would stride through memory.
-        tall = tall_rows(op, other, row, target)
+        tall = tall_rows(op, other, row, target) if tall_tiles else 0
         tile = register_tile(extents_of(op)[row], extents[column], lanes, target, None, tall=tall)
         width = min(width, max(lanes, tile[1]))
     order = [d for d in parallel_dims(op) if d in read and d != column]
