@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
@@ -96,18 +97,22 @@ class Console:
     def run(self, work: Callable[[], int]) -> int:
         """The exit status of a tool that does `work`: what it returns, or what its error means, which is shown."""
         try:
-            return work()
+            status = work()
+            self.stdout.flush()
+            return status
         except Exit as exit:
             return exit.status
         except BrokenPipeError:
-            return 1
+            return closed_pipe()
         except KeyboardInterrupt:
             return 130
         except Exception as error:
             return self.report(error)
 
     def report(self, error: BaseException) -> int:
-        """Show `error`; the exit status that it means."""
+        """Show `error`; the exit status that it means. That nobody reads the output any more is nothing to show."""
+        if isinstance(error, BrokenPipeError):
+            raise error
         from xdsl.utils.exceptions import ParseError
 
         from stepwell.diagnostics import diagnose, exit_code_of
@@ -120,6 +125,16 @@ class Console:
             traceback.print_exception(error, file=self.stderr)
         self.stderr.write(f"{diagnose(error).render(self.sources)}\n")
         return exit_code_of(error)
+
+
+def closed_pipe() -> int:
+    """
+    The exit status where who reads standard output has gone (`stepwell-opt ... | head`): that of a tool which the signal ends.
+    What is left to write goes nowhere, so that Python says nothing when it ends.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
 
 
 def load_plugin_files(paths: Sequence[str]) -> None:

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import json
 import os
-import signal
 import sys
 import time
 import traceback
@@ -16,7 +15,13 @@ from stepwell import __version__
 from stepwell.errors import CompileError, Error, InternalError, RunError
 from stepwell.reproducers import reproducers
 from stepwell.tools import stepwell_check
-from stepwell.tools.console import add_reproducer_arguments, remarks_to, reproducers_of, spelled_out
+from stepwell.tools.console import (
+    add_reproducer_arguments,
+    closed_pipe,
+    remarks_to,
+    reproducers_of,
+    spelled_out,
+)
 from stepwell.tools.values import arrays_of, describe, describe_entry, random_inputs, read_inputs
 
 if TYPE_CHECKING:
@@ -50,14 +55,14 @@ def main(
     try:
         options = _parser().parse_args(arguments)
         with reproducers(reproducers_of(options)):
-            return options.run(options, out, err)
+            status = options.run(options, out, err)
+        out.flush()
+        return status
     except KeyboardInterrupt:
         print("interrupted", file=err)
         return 130
     except BrokenPipeError:
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return closed_pipe()
     except Error as error:
         if debug:
             traceback.print_exc(file=err)

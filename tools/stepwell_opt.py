@@ -478,12 +478,13 @@ class _Run:
     def _list_passes(self) -> int:
         from stepwell.pipelines import PIPELINES
 
+        lines: list[str] = []
         for name, entry in sorted(self.passes.items()):
             cls = _load_or_none(entry)
             summary = "(not built yet)" if cls is None else _summary(cls)
-            self.stdout.write(f"{name:24} {summary}\n")
-        for name, text in sorted(PIPELINES.items()):
-            self.stdout.write(f"{name:24} = {' '.join(text.split())}\n")
+            lines.append(f"{name:24} {summary}\n")
+        lines += (f"{name:24} = {' '.join(text.split())}\n" for name, text in sorted(PIPELINES.items()))
+        self.stdout.write("".join(lines))
         return 0
 
     def _explain_pass(self, name: str) -> int:
@@ -506,13 +507,14 @@ class _Run:
         cls = _load_or_none(entry)
         if cls is None:
             raise Error(f"pass '{name}' is not built yet: {entry}")
-        self.stdout.write(f"{name}\n\n{getdoc(cls) or ''}\n")
+        lines = [name, "", getdoc(cls) or ""]
         if documents := option_docs(cls):
-            self.stdout.write("\noptions:\n")
+            lines += ["", "options:"]
         for option, kind, default, document in documents:
-            self.stdout.write(f"  {option}={kind} (default {default})\n")
+            lines.append(f"  {option}={kind} (default {default})")
             if document:
-                self.stdout.write(f"      {document}\n")
+                lines.append(f"      {document}")
+        self.stdout.write("\n".join((*lines, "")))
         return 0
 
     def _explain_op(self, name: str) -> int:

@@ -75,13 +75,13 @@ class AssignSchedulesPass(ModulePass):
 
     Requires: kernels stage; `set-target`. Ensures: the root of a kernel carries `parallel` sizes and every op in it
     carries `vector` sizes, as `#schedule.tile`; an op of a form it does not know carries none and becomes scalar loops.
-    Options: `rows-outside=false` leaves panels the outermost loop of every contraction, `tall-tiles=false` gives tiles of two
-    registers no more than eight rows (as it does to `pack-weights`, which chooses the width of panels by the same rule).
     """
 
     name = "assign-schedules"
     rows_outside: bool = True
+    """Lines of pixels, or all rows, may be the loop outside of panels."""
     tall_tiles: bool = True
+    """Tiles two registers wide may have more than eight rows."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         target = target_of(op)

@@ -58,11 +58,11 @@ class PackWeightsPass(ModulePass):
     number of reduction dims (`W[kh, kw, ic, oc]`) and leading parallel dims (groups); the iteration space is
     unchanged. Requires: tensor stage with a target. Ensures: a constant factor of a contraction whose
     last output dim it holds alone is read panel by panel with unit stride.
-    Option: `tall-tiles=false` is that of `assign-schedules`.
     """
 
     name = "pack-weights"
     tall_tiles: bool = True
+    """As in `assign-schedules`: panels are as wide as its tiles."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         target = target_of(op)

@@ -1,6 +1,7 @@
 """The command line of stepwell-opt: flags, exit status, and that no input gives a traceback."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -494,3 +495,27 @@ def test_a_named_pipeline_explains_itself():
     assert code == 0 and "A pipeline of" in out and "builtin.module(set-target," in out
     code, _, err = run("--help", "to-tensr")
     assert code == 1 and "did you mean 'to-tensor'?" in err
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["stepwell_opt", "--list-passes"],
+        ["stepwell_opt", "net.ir"],
+        ["stepwell", "compile", "net.ir", "--print-pipeline"],
+    ],
+)
+def test_a_reader_that_has_gone_is_no_error(tmp_path, arguments, unbuffered):
+    """`stepwell-opt --list-passes | head -n 1`: silence, and the status of a tool that the signal ends."""
+    (tmp_path / "net.ir").write_text("func.func @f() { func.return }\n")
+    read, write = os.pipe()
+    os.close(read)
+    module, *rest = arguments
+    code = f"import sys; from stepwell.tools.{module} import main; sys.exit(main({rest}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True, check=False,
+        cwd=tmp_path, env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )  # fmt: skip
+    os.close(write)
+    assert (done.stderr, done.returncode) == ("", 141)
