@@ -265,6 +265,29 @@ def test_convolution(size, stride, dilation):
     check(kernel, y, foralls=None)
 
 
+@pytest.mark.parametrize("pixels", [28, 16])
+def test_lines_of_pixels_and_tall_tiles(pixels):
+    """Rows of pixels outside of panels of two registers, tiles of 14 rows or of what divides best."""
+    kernel = Kernel()
+    x, w = kernel.argument((8, pixels, 64)), kernel.argument((3, 64, 32))
+    out = kernel.argument((8, pixels, 96))
+    maps = ["h, w, i", "o floordiv 32, i, o mod 32", "h, w, o"]
+    module = check(kernel, kernel.generic("hwoi", maps, [x, w], kernel.fill(out), MULTIPLY_ADD, "i"))
+    (forall,) = (op for op in module.walk() if isinstance(op, ForallOp))
+    steps = list(forall.static_step.get_values())
+    assert steps[:2] == [1, 32] and (steps[2] > 8) == (pixels == 28), steps
+
+
+@pytest.mark.parametrize("pixels", [4, 9])
+def test_transform_of_lines_of_tiles(pixels):
+    """As before a product of Winograd's: the result has the place in the tile outside, the loops have the lines."""
+    kernel = Kernel()
+    matrix, x = kernel.argument((6, 6)), kernel.argument((3, 4 * pixels + 2, 6, 80))
+    out = kernel.argument((6, 6, 3, pixels, 80))
+    maps = ["j, k", "y, x * 4 + k, i, c", "i, j, y, x, c"]
+    check(kernel, kernel.generic("iyxjck", maps, [matrix, x], kernel.fill(out), MULTIPLY_ADD, "k"))
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(1, 7, 7, 32), (2, 3, 11, 20), (1, 2, 2, 144)])
 @pytest.mark.parametrize("kind", ["depthwise", "max", "sum", "grouped"])
