@@ -95,10 +95,10 @@ def tall_rows(op: linalg.GenericOp, factor: int, row: int | None, target: Target
     where functions follow the sums, whose terms would push them out of the registers (Swish: 0.92).
     """
     extents, value = extents_of(op), op.operands[factor]
-    sums = reduction_dims(op)
-    if not isinstance(value.type, TensorType) or any(d not in extents for d in sums):
+    sums = [extents.get(d, DYNAMIC_INDEX) for d in reduction_dims(op)]
+    if not isinstance(value.type, TensorType) or DYNAMIC_INDEX in sums:
         return 0
-    if prod(extents[d] for d in sums) < _DEEP or _has_function_behind(op):
+    if prod(sums) < _DEEP or _has_function_behind(op):
         return 0
     for axis, expr in enumerate(maps_of(op)[factor].results):
         if row in expr.used_dims():
