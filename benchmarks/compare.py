@@ -195,7 +195,7 @@ def line_of(row: dict[str, Any], peers: list[str]) -> str:
             warning = f" (differs {difference:.0e})" if difference > 1e-3 else ""
             texts.append(f"{peer} {row['ms'][peer]:.2f} ms{warning}")
         else:
-            texts.append(f"{peer} fails: {row['errors'].get(peer, '?')[:60]}")
+            texts.append(f"{peer} fails: {row['errors'].get(peer, '?')[:120]}")
     ratio = best_ratio(row)
     end = f" | best peer / stepwell {ratio:.2f}" if ratio is not None else ""
     return f"{row['model']:22} {row['threads']}T  " + ", ".join(texts) + end
