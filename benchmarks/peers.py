@@ -155,7 +155,8 @@ def iree(path: str, inputs: dict[str, np.ndarray], threads: int) -> Run:
         module = iree_module(path, inputs, choice)
         loaded = rt.load_vm_flatbuffer_file(str(module), driver="local-task" if threads > 1 else "local-sync")
         names = [n for n in loaded.vm_module.function_names if not n.startswith("_") and "$" not in n]
-        return lambda: np.asarray(first(loaded[names[0]](*values)).to_host())
+        function = loaded[names[0]]
+        return lambda: np.asarray(first(function(*values)).to_host())
 
     choices: list[list[str]] = [[]]
     if any(node.op_type == "Conv" for node in onnx.load(path, load_external_data=False).graph.node):
