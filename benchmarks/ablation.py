@@ -40,6 +40,7 @@ SWITCHES: dict[str, dict[str, dict[str, Any] | None]] = {
     "fused loops": {"fuse-loops": None},
     "tall tiles": {"pack-weights": {"tall_tiles": False}, "assign-schedules": {"tall_tiles": False}},
     "rows outside": {"assign-schedules": {"rows_outside": False}},
+    "whole tiles": {"version-masked-tiles": None},
     "prefetch": {"kernels-to-llvm": {"prefetch": False}},
 }
 """Optimisation to the passes that are left out (None) or run with other options."""

@@ -48,7 +48,7 @@ from stepwell.conversion.graph_to_linalg.scalar import Body, Scalar
 from stepwell.conversion.graph_to_linalg.small_types import MOVES, is_small
 from stepwell.diagnostics import compile_error, unsupported
 from stepwell.dialects.graph import STRING, MapType, OptionalType, SequenceType
-from stepwell.dialects.graph.shape import Atom, Dim, Expr, dims_of, maximum, product, unknown
+from stepwell.dialects.graph.shape import Atom, Dim, Expr, broadcast_of, dims_of, maximum, product, unknown
 from stepwell.dialects.schedule import RUNTIME_KEY
 from stepwell.dialects.text import STRING as TEXT
 from stepwell.dialects.value import ANY
@@ -728,16 +728,15 @@ class Lowering:
         result: list[Dim] = []
         for axis in range(rank):
             meet = [s[axis - rank + len(s)] for s in shapes if axis - rank + len(s) >= 0]
-            extents = {m: None for m in meet if m != 1}
-            static = [m for m in extents if isinstance(m, int)]
-            if not extents:
-                result.append(1)
-            elif static:
+            joint: Dim | None = 1
+            for extent in meet:
+                joint = None if joint is None else broadcast_of(joint, extent)
+            if joint is not None:
+                result.append(joint)
+            elif static := [m for m in meet if isinstance(m, int) and m != 1]:
                 result.append(static[0])
-            elif len(extents) == 1:
-                result.append(next(iter(extents)))
             else:
-                values = [self.index(m) for m in extents]
+                values = [self.index(m) for m in dict.fromkeys(meet) if m != 1]
                 stretched = values[0]
                 for v in values[1:]:
                     is_one = self.value(arith.CmpiOp(stretched, self.constant(1), "eq"))

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 from xdsl.dialects.builtin import IntegerAttr, VectorType, i32, i64
 from xdsl.ir import Block, Operation, SSAValue
 
-from stepwell.conversion.to_llvm.core import FunctionLowering, Handler, Linear, byte_size
+from stepwell.conversion.to_llvm.core import FunctionLowering, Handler, Linear, Size, byte_size
+from stepwell.transforms.vector.version_masked_tiles import WHOLE_TILE_KEY
 
 _ACCUMULATORS, _UNROLL = 4, 4
 """
@@ -30,11 +32,36 @@ _LARGEST_PANEL = 3 << 18
 _READ_L2 = {**_READ, "hint": IntegerAttr(2, i32)}
 
 
-def _prefetch(low: FunctionLowering, loop: Any) -> None:
-    """Ask for what the contraction `loop` will load from its panel: the next part where that is known, else a few steps ahead."""
+@dataclass(frozen=True)
+class _RowTiles:
+    """Which tile of rows over a panel this is, and how many elements of each row of the next panel it asks for."""
+
+    tile: SSAValue
+    share: Size
+
+
+def _prefetch(low: FunctionLowering, loop: Any, tiles: _RowTiles | None) -> None:
+    """
+    Ask for what the contraction `loop` will load from its panel: the next part where that is known (`tiles`: what is known of it
+    at run time only), else a few steps ahead.
+    """
     for op in loop.body.block.ops:
-        if op.name == "vector.load" and not _prefetch_next_panel(low, op, loop):
+        if op.name == "vector.load" and not _prefetch_next_panel(low, op, loop, tiles):
             _prefetch_ahead(low, op, loop.body.block.args[0])
+
+
+def _tiles_at_run_time(low: FunctionLowering, loop: Any) -> _RowTiles | None:
+    """The tiles of rows over the panel that the contraction `loop` loads, if only the run knows how many they are."""
+    for op in loop.body.block.ops:
+        if op.name == "vector.load":
+            found = _tiles_of_rows(low, list(op.operands[1:]))
+            if found is not None and isinstance(number := found[1], SSAValue):
+                (lanes,) = op.results[0].type.get_shape()
+                share = low.emit(
+                    "udiv", (low.emit("add", (number, low.integer(lanes - 1)), i64), number), i64
+                )
+                return _RowTiles(found[0], share)
+    return None
 
 
 def _prefetch_ahead(low: FunctionLowering, load: Any, step: SSAValue) -> None:
@@ -54,7 +81,7 @@ def _prefetch_ahead(low: FunctionLowering, load: Any, step: SSAValue) -> None:
         low.emit("intr.prefetch", (pointer,), None, _READ)
 
 
-def _prefetch_next_panel(low: FunctionLowering, load: Any, loop: Any) -> bool:
+def _prefetch_next_panel(low: FunctionLowering, load: Any, loop: Any, tiles: _RowTiles | None) -> bool:
     """
     Ask for this tile's share of the panel, or of the part of a panel, that follows in memory, a little for each row that `load`
     reads in `loop` and those around it; False where it does not read a panel row by row, or few tiles of rows go over it.
@@ -72,24 +99,33 @@ def _prefetch_next_panel(low: FunctionLowering, load: Any, loop: Any) -> bool:
             return False
         inner.append((induction, factor))
         panel, loop = panel * trips, loop.parent_op()
-    tiles = _tiles_around(low, loop, factors) or _tiles_of_rows(low, indices)
-    if not inner or tiles is None or panel * byte_size(buffer.element) > _LARGEST_PANEL:
+    if not inner or panel * byte_size(buffer.element) > _LARGEST_PANEL:
         return False
-    tile, number = tiles
-    if number < _FEWEST_TILES:
+    found = _tiles_around(low, loop, factors) or _tiles_of_rows(low, indices)
+    if found is not None and isinstance(number := found[1], int):
+        if number < _FEWEST_TILES:
+            return False
+        tiles = _RowTiles(found[0], -(-lanes // number))
+    if found is None or tiles is None:
         return False
     line = _LINE_BYTES // byte_size(buffer.element)
-    share = -(-lanes // number)
+    tile, share = tiles.tile, tiles.share
     # Each line is asked for about twice: once more costs as much as the first time, since the nearest cache does not get it
     # (256x256x256: 4 % for eight times).
-    steps = next(n for n in (_UNROLL, 2, 1) if 2 * n * share <= line or n == 1)
+    steps = (
+        next(n for n in (_UNROLL, 2, 1) if 2 * n * share <= line or n == 1) if isinstance(share, int) else 2
+    )
     begin = low.point(buffer.pointer, Linear(place.constant, tuple(factors.items())), buffer.element)
     start = low.gep_constant(begin, panel, buffer.element)
-    start = low.gep(start, low.integer_of(low.multiply(tile, panel // lanes * share)), buffer.element)
-    row = Linear(0, tuple((step, factor // lanes * share) for step, factor in inner))
+    start = low.gep(start, _product(low, tile, panel // lanes, share), buffer.element)
     with _every(low, inner[0][0], steps):
+        row = Linear(0, tuple((_product(low, step, factor // lanes, share), 1) for step, factor in inner))
         low.emit("intr.prefetch", (low.gep(start, low.materialise(row), buffer.element),), None, _READ_L2)
     return True
+
+
+def _product(low: FunctionLowering, value: SSAValue, factor: int, share: Size) -> SSAValue:
+    return low.integer_of(low.multiply(value, low.multiply(share, factor)))
 
 
 @contextmanager
@@ -141,28 +177,27 @@ def _tiles_around(
     return (low.materialise(found), count) if count > 1 else None
 
 
-def _tiles_of_rows(low: FunctionLowering, indices: list[SSAValue]) -> tuple[SSAValue, int] | None:
+def _tiles_of_rows(low: FunctionLowering, indices: list[SSAValue]) -> tuple[SSAValue, Size] | None:
     """
     Which tile of rows a kernel is at, and of how many, where its tiles walk down the rows of one panel before those of the next:
     the last index that comes of the number of the tile does so by `%tile / n`, or by `%tile / n1 / n2`.
     """
     for panel in reversed(indices):
-        value, number = panel, 1
+        value, number = panel, cast(Size, 1)
         while isinstance(owner := value.owner, Operation) and owner.name in (
             "arith.divui",
             "arith.muli",
             "arith.remui",
         ):
-            factor = _number(owner.operands[1])
-            if factor is None:
-                return None
             if owner.name == "arith.muli":
                 number = 1  # what is divided afterwards is no number of a tile any more
             elif owner.name == "arith.divui":
-                number *= factor
+                number = low.multiply(number, low.size(owner.operands[1]))
             value = owner.operands[0]
         if value is not panel and isinstance(value.owner, Block):
-            tile = low.emit("urem", (low.value(value), low.integer(number)), i64)
+            if isinstance(number, SSAValue):  # a division by 0 would trap
+                number = low.select(low.compare("eq", number, low.integer(0)), low.integer(1), number)
+            tile = low.emit("urem", (low.value(value), low.integer_of(number)), i64)
             return tile, number
     return None
 
@@ -184,12 +219,15 @@ def _for(low: FunctionLowering, op: Any) -> None:
     end = _number(op.ub)
     is_long = end is None or end >= _LONG_LOOP
 
+    prefetch = low.prefetch and is_contraction and is_long
+    tiles = _tiles_at_run_time(low, op) if prefetch and WHOLE_TILE_KEY in op.attributes else None
+
     def body(induction, carried):
         low.define(old.args[0], induction)
         low.unflatten_all(old.args[1:], carried)
         low.lower_ops(old, until_terminator=True)
-        if low.prefetch and is_contraction and is_long:
-            _prefetch(low, op)
+        if prefetch:
+            _prefetch(low, op, tiles)
         assert old.last_op is not None, "a loop ends in scf.yield"
         return low.flatten_all(old.last_op.operands)
 

@@ -61,6 +61,7 @@ from stepwell.compat import OperandFieldDef, ResultFieldDef
 from stepwell.dialects.graph.shape import (
     Dim,
     Expr,
+    broadcast_of,
     compatible,
     dims_of,
     print_dims,
@@ -713,7 +714,7 @@ def axes_of(op: Operation, axes: Sequence[int], rank: int) -> list[int]:
 
 def broadcast(op: GraphOp, shapes: Sequence[Sequence[Dim]], index: int = 0) -> list[Dim]:
     """
-    The extents to which `shapes` broadcast: 1 gives way, a number beats a symbol, two different symbols make
+    The extents to which `shapes` broadcast (`broadcast_of`); where the run alone can tell, as with two different symbols,
     an extent that result `index` defines.
     """
     rank = max((len(s) for s in shapes), default=0)
@@ -732,15 +733,12 @@ def broadcast(op: GraphOp, shapes: Sequence[Sequence[Dim]], index: int = 0) -> l
             for other in met:
                 take_for_granted(Premise(dim, other, "broadcasts"))
             met.append(dim)
-            if best == 1:
-                best = dim
-            elif isinstance(dim, int) and isinstance(best, int):
+            if isinstance(dim, int) and isinstance(best, int) and best != 1:
                 texts = " and ".join(f"[{print_dims(s)}]" for s in shapes)
                 raise VerifyException(f"{op.name}: shapes {texts} do not broadcast: {best} is not {dim}")
-            elif isinstance(dim, int) or isinstance(best, int):
-                best, clash = (dim if isinstance(dim, int) else best), False
-            else:
-                clash = True
+            joint = broadcast_of(best, dim)
+            clash = joint is None or (clash and not isinstance(joint, int))
+            best = best if joint is None else joint
         result.append(op.fresh(index, axis) if clash and not isinstance(best, int) else best)
     return result
 

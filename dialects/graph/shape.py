@@ -385,6 +385,23 @@ def substitute(dim: Dim, values: Mapping[str, Dim]) -> Dim:
     return result
 
 
+def broadcast_of(a: Dim, b: Dim) -> Dim | None:
+    """
+    What two extents broadcast to (1 gives way, a number beats a symbol); None if the run alone can tell. A symbol `s` beats
+    `min(512, s)`, as what is 1 wherever `s` is 1 has nothing to stretch it to.
+    """
+    if a == b or b == 1:
+        return a
+    if a == 1:
+        return b
+    for one, other in ((a, b), (b, a)):
+        if isinstance(one, int):
+            return one
+        if (name := one.symbol_name) is not None and substitute(other, {name: 1}) == 1:
+            return one
+    return None
+
+
 def _wrap(atom: Atom) -> Expr:
     return Expr({(atom,): 1})
 

@@ -59,7 +59,7 @@ PIPELINES: dict[str, str] = {
     "memref-O0": "bufferize, lift-parallel, promote-scratch, plan-memory",
     "memref-O1": "bufferize, lift-parallel, promote-scratch, cse, plan-memory",
     "llvm-O0": "unroll-vectors, expand-math, kernels-to-llvm, host-to-llvm",
-    "llvm-O1": "unroll-vectors, expand-math, cse, dce, kernels-to-llvm, host-to-llvm",
+    "llvm-O1": "version-masked-tiles, cse, unroll-vectors, expand-math, cse, dce, kernels-to-llvm, host-to-llvm",
 }
 """Pipeline name to its text, which may name other pipelines."""
 
@@ -113,6 +113,8 @@ ORDER: dict[tuple[str, str], str] = {
     ("linalg-to-loops", "bufferize"): "bufferize knows loops, not linalg",
     ("bufferize", "lift-parallel"): "a range of tiles has no results",
     ("lift-parallel", "plan-memory"): "buffers live between launches",
+    ("lift-parallel", "version-masked-tiles"): "a tile is a step of the loop over the range",
+    ("version-masked-tiles", "unroll-vectors"): "masks are flags of transfers",
     ("unroll-vectors", "expand-math"): "polynomials are written on one-dimensional vectors",
     ("expand-math", "kernels-to-llvm"): "the llvm level has no math",
     ("kernels-to-llvm", "host-to-llvm"): "the host takes the addresses of the kernels",

@@ -72,6 +72,7 @@ PASSES: dict[str, Any] = {
     "plan-memory": f"{_MEMREF}.plan_memory:PlanMemoryPass",
     "promote-scratch": f"{_MEMREF}.promote_scratch:PromoteScratchPass",
     # memref to llvm
+    "version-masked-tiles": f"{_VECTOR}.version_masked_tiles:VersionMaskedTilesPass",
     "unroll-vectors": f"{_VECTOR}.unroll_vectors:UnrollVectorsPass",
     "expand-math": f"{_VECTOR}.expand_math:ExpandMathPass",
     "kernels-to-llvm": f"{_CONVERSION}.to_llvm.kernels:KernelsToLLVMPass",

@@ -11,7 +11,7 @@ from xdsl.utils.exceptions import VerifyException
 
 from stepwell.dialects import graph
 from stepwell.dialects.graph import GRAPH, ONNX_NAMES, symbolic_value, tensor_type
-from stepwell.dialects.graph.shape import parse_dim
+from stepwell.dialects.graph.shape import broadcast_of, evaluate_dim, parse_dim
 
 
 def values(*types):
@@ -157,6 +157,31 @@ def test_unknown_extents_get_fresh_symbols_and_keep_them():
     module.body.block.add_op(reshaped)
     assert reshaped.results[0].type == t("s6", "s7")
     module.verify()
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "joint"),
+    [
+        ("seq", "max(0, min(512, seq))", "seq"),
+        ("min(512, seq)", "seq", "seq"),
+        ("3*seq - 2", "seq", "seq"),
+        ("seq", "1", "seq"),
+        ("seq", "7", "7"),
+        ("seq", "seq + 1", None),
+        ("seq", "min(1, seq) + 1", None),
+        ("seq", "batch", None),
+        ("min(512, seq)", "max(2, seq)", None),
+    ],
+)
+def test_extents_that_broadcast_to_a_symbol_whatever_it_is(left, right, joint):
+    a, b = parse_dim(left), parse_dim(right)
+    found = broadcast_of(a, b)
+    assert found == broadcast_of(b, a) == (None if joint is None else parse_dim(joint))
+    for seq in range(600):  # numpy's rule, wherever it allows the two
+        extents = [evaluate_dim(d, {"seq": seq, "batch": 3}) for d in (a, b)]
+        if found is not None and (extents[0] == extents[1] or 1 in extents):
+            want = extents[1] if extents[0] == 1 else extents[0]
+            assert evaluate_dim(found, {"seq": seq}) == want or min(extents) < 0
 
 
 def test_verifying_uses_up_no_symbols_and_pieces_keep_theirs():
