@@ -37,7 +37,7 @@ def _softplus(x: Scalar) -> Scalar:
 # below; from 20 on it is 1.
 def _mish(x: Scalar) -> Scalar:
     select, is_below = x.body.select, x.below(0.0)
-    e, scale = x.minimum(20.0).small_exp()
+    e, scale = x.small_exp(most=20.0)
     whole = select(is_below, x * e, x)
     share = select(is_below, e.fma(e, e), 2.0) / e.fma(e + 2.0, 2.0)
     return select(x.above(20.0), x, whole * (x.lift(1.0) - share) * scale)

@@ -242,6 +242,10 @@ class Scalar:
         """The larger; NaN if one is."""
         return self._binary(other, arith.MaximumfOp, arith.MaxUIOp if self.unsigned else arith.MaxSIOp)
 
+    def maximum_number(self, other: Operand) -> "Scalar":
+        """The larger; the other one if one is NaN."""
+        return self._binary(other, arith.MaxnumfOp, arith.MaxUIOp if self.unsigned else arith.MaxSIOp)
+
     def shifted(self, other: Operand, left: bool) -> "Scalar":
         """The bits moved by `other`; a distance of all bits or more leaves 0, or copies of the sign."""
         right = self.lift(other)
@@ -348,14 +352,16 @@ class Scalar:
         share = self.lift(1.0) / (small + 1.0)
         return self.body.select(self.below(0.0), small * share, share)
 
-    def small_exp(self) -> "tuple[Scalar, Scalar]":
+    def small_exp(self, most: float = 0.0) -> "tuple[Scalar, Scalar]":
         """
-        e and f with e^x = e * f, where no digit of e is lost to denormals: f is 1, or e^-37 (e^-300 in f64) far below 0,
-        where 1 + e is 1. A product with a large number may be normal where e^x is not. e^-37 is nearly an f32.
+        e and f with e^x = e * f for x <= `most` (above: e^most), where no digit of e is lost to denormals: f is 1, or e^-37 (e^-300
+        in f64) far below 0, where 1 + e is 1. A product with a large number may be normal where e^x is not. e^-37 is nearly an f32.
         """
         shift = 300.0 if self.type == f64 else 37.0
         is_tiny, select = self.below(-2.0 * shift), self.body.select
-        return select(is_tiny, self + shift, self).exp(), select(is_tiny, exp(-shift), self.lift(1.0))
+        # Where nothing is above `most` the bound tells `expand-math` just that: powers that cannot overflow cost less.
+        shifted = select(is_tiny, self + shift, self).minimum(most)
+        return shifted.exp(), select(is_tiny, exp(-shift), self.lift(1.0))
 
     def times_sigmoid(self, slope: "Scalar", lost: "Scalar | None" = None) -> "Scalar":
         """

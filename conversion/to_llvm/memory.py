@@ -38,7 +38,11 @@ from stepwell.conversion.to_llvm.core import (
     static_shape,
 )
 from stepwell.conversion.to_llvm.scalars import (
+    LESS,
+    MORE,
+    better_number,
     element_type,
+    is_never_nan,
     narrowed_to_bf16,
     widened_from_bf16,
     with_element,
@@ -276,6 +280,15 @@ def _reduction(low: FunctionLowering, op: Any) -> None:
     properties = None
     if is_float:
         properties = low.extremum if kind in ("maximumf", "minimumf") else low.fastmath
+    better = {"maxnumf": MORE, "minnumf": LESS}.get(kind)
+    if narrow or not all(is_never_nan(operand) for operand in op.operands):
+        better = None
+
+    def combine(a: SSAValue, b: SSAValue) -> SSAValue:
+        return (
+            low.emit(name, (a, b), a.type, properties) if better is None else better_number(low, a, b, better)
+        )
+
     if is_float and width & (width - 1) == 0:
         while width > 1:
             width //= 2
@@ -285,17 +298,17 @@ def _reduction(low: FunctionLowering, op: Any) -> None:
             halves = [
                 low.emit("shufflevector", (vector, vector), half, mask) for mask in (low_half, high_half)
             ]
-            vector = low.emit(name, halves, half, properties)
+            vector = combine(*halves)
         result = low.emit("extractelement", (vector, low.integer(0)), element)
     elif is_float:
         lanes = [low.emit("extractelement", (vector, low.integer(i)), element) for i in range(width)]
         result = lanes[0]
         for lane in lanes[1:]:
-            result = low.emit(name, (result, lane), element, properties)
+            result = combine(result, lane)
     else:
         result = low.emit(f"intr.vector.reduce.{_REDUCTION[kind]}", (vector,), element)
     if len(values) > 1:
-        result = low.emit(name, (result, values[1]), element, properties)
+        result = combine(result, values[1])
     low.define(op.results[0], narrowed_to_bf16(low, result) if narrow else result)
 
 

@@ -182,6 +182,8 @@ def _is_power(value: SSAValue) -> bool:
         return False
     power = _yielded(op)
     difference = power.operand.owner if isinstance(power, math.ExpOp) else None
+    if isinstance(difference, arith.MinimumfOp):  # with 0, which it is not above
+        difference = difference.lhs.owner
     if not isinstance(difference, arith.SubfOp):
         return False
     argument = through_casts(difference.rhs)
@@ -191,7 +193,7 @@ def _is_power(value: SSAValue) -> bool:
     return (
         isinstance(largest, linalg.GenericOp)
         and bool(reduction_dims(largest))
-        and isinstance(_yielded(largest), arith.MaximumfOp)
+        and isinstance(_yielded(largest), arith.MaximumfOp | arith.MaxnumfOp)
     )
 
 

@@ -217,10 +217,36 @@ def _reduced(b: _Builder, x: SSAValue) -> tuple[SSAValue, SSAValue]:
     return integer, b.fma(n, -_LN2_LOW, r)
 
 
-def _exp(b: _Builder, x: SSAValue) -> SSAValue:
-    integer, r = _reduced(b, b.clamp(x, -104.0, 89.0))
-    tail = b.fma(b.mul(r, r), b.horner(r, _EXP), r)
-    return _scaled(b, b.add(tail, 1.0), integer)
+def _exp(b: _Builder, x: SSAValue, least: float = -math.inf, most: float = math.inf) -> SSAValue:
+    """`least` and `most`: bounds of `x` that are known. The bits of the result are the same with and without them."""
+    if most > 89:
+        x = b.select(b.compare("ogt", x, 89.0), 89.0, x)
+    if least < -104:
+        x = b.select(b.compare("olt", x, -104.0), -104.0, x)
+    integer, r = _reduced(b, x)
+    value = b.add(b.fma(b.mul(r, r), b.horner(r, _EXP), r), 1.0)
+    if least >= -87 and most <= 88:  # neither denormal nor infinite
+        return b.mul(value, b.power_of_two(integer))
+    if most <= 43:  # the first product is exact, the second rounds once
+        return b.mul(b.mul(value, b.power_of_two(b.iadd(integer, 64))), 2.0**-64)
+    return _scaled(b, value, integer)
+
+
+def _upper_bound(x: SSAValue) -> float:
+    """A bound that the op behind `x` tells; infinity where it tells none. `x` may be NaN all the same."""
+    op = x.owner
+    if isinstance(op, arith.MinimumfOp):
+        return min((bound for v in op.operands if (bound := _splat_of(v)) is not None), default=math.inf)
+    negative = op.operands[0] if isinstance(op, arith.NegfOp) else None
+    if isinstance(op, arith.MulfOp):
+        for factor, other in ((op.lhs, op.rhs), (op.rhs, op.lhs)):
+            if (constant := _splat_of(factor)) is not None and constant < 0:
+                negative = other
+    if negative is None:
+        return math.inf
+    owner = negative.owner
+    is_square = isinstance(owner, arith.MulfOp) and owner.lhs is owner.rhs
+    return 0.0 if is_square or isinstance(owner, mathd.AbsFOp) else math.inf
 
 
 def _exp2(b: _Builder, x: SSAValue) -> SSAValue:
@@ -324,7 +350,8 @@ _TANH = [-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-
 def _tanh(b: _Builder, x: SSAValue) -> SSAValue:
     size, square = b.abs(x), b.mul(x, x)
     small = b.fma(b.mul(square, size), b.horner(square, _TANH), size)
-    exponential = _exp(b, b.add(size, size))
+    double = b.add(size, size)  # the result is 1 long before 60
+    exponential = _exp(b, b.select(b.compare("ogt", double, 60.0), 60.0, double), 0, 60)
     large = b.sub(1.0, b.div(2.0, b.add(exponential, 1.0)))
     return b.copysign(b.select(b.compare("ogt", size, 0.625), large, small), x)
 
@@ -345,7 +372,7 @@ def _erf(b: _Builder, x: SSAValue) -> SSAValue:
     for coefficient in (-1.06777877e-1, -6.34846687e-1, -1.28717512e-1):
         r = b.fma(r, t, coefficient)
     r = b.fma(r, t, b.neg(t))
-    large = b.copysign(b.sub(1.0, _exp(b, r)), x)
+    large = b.copysign(b.sub(1.0, _exp(b, r, -20, 0)), x)
     return b.select(b.compare("ogt", size, 0.927734375), large, small)
 
 
@@ -473,7 +500,7 @@ def _pow(b: _Builder, x: SSAValue, y: SSAValue) -> SSAValue:
 
 
 _UNARY: dict[str, Callable[[_Builder, SSAValue], SSAValue]] = {
-    "math.exp": _exp,
+    "math.exp": lambda b, x: _exp(b, x, most=_upper_bound(x)),
     "math.exp2": _exp2,
     "math.expm1": _expm1,
     "math.log": _log,

@@ -245,3 +245,27 @@ def test_a_normalisation_by_the_root_of_squares_has_the_type_of_its_scale(kind):
     want = wide / np.sqrt((wide * wide).mean(-1, keepdims=True) + 1e-5) * scale
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, want, rtol=2e-3 if kind == np.float16 else 1e-6)
+
+
+@pytest.mark.parametrize("symbolic", [False, True])
+@pytest.mark.parametrize("width", [1, 5, 64, 130, 3000])
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax", "ReduceLogSumExp"])
+def test_a_nan_reaches_its_whole_row_and_no_other(op, width, symbolic):
+    x = _RANDOM.standard_normal((6, width)).astype(np.float32) * 3
+    x[0, 0] = x[1, -1] = x[2, width // 2] = np.nan
+    x[3] -= 300  # no power of the numbers themselves is left
+    x[4, width // 3] = np.inf
+    x[5] = -np.inf
+    attributes = {"axes": [1], "keepdims": 0} if op == "ReduceLogSumExp" else {"axis": 1}
+    (got,) = (np.asarray(v) for v in [run(op, [x], opset=17, symbolic=symbolic, **attributes)])
+    with np.errstate(all="ignore"):
+        wide = x.astype(np.float64)
+        top = wide.max(axis=1, keepdims=True)
+        powers = np.exp(wide - top)
+        total = powers.sum(axis=1, keepdims=True)
+        want = {
+            "Softmax": powers / total,
+            "LogSoftmax": (wide - top) - np.log(total),
+            "ReduceLogSumExp": np.where(np.isinf(top), top, np.log(total) + top)[:, 0],
+        }[op]
+    np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-37)

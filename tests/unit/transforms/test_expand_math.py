@@ -114,6 +114,45 @@ def test_the_largest_error_is_what_is_claimed(library, name):
     assert np.array_equal(np.signbit(got[zeros]), np.signbit(want[zeros])), "the sign of zero"
 
 
+_BOUNDED = {
+    "minimum": ("%u = arith.minimumf %v, %zero : vector<64xf32>", lambda x: np.minimum(x, np.float32(0))),
+    "minimum_of_twenty": (
+        "%u = arith.minimumf %twenty, %v : vector<64xf32>",
+        lambda x: np.minimum(x, np.float32(20)),
+    ),
+    "minimum_of_fifty": (
+        "%u = arith.minimumf %v, %fifty : vector<64xf32>",
+        lambda x: np.minimum(x, np.float32(50)),
+    ),
+    "size": ("%a = math.absf %v : vector<64xf32>\n%u = arith.negf %a : vector<64xf32>", lambda x: -np.abs(x)),
+    "square": (
+        "%a = arith.mulf %v, %v : vector<64xf32>\n%u = arith.mulf %minus_half, %a : vector<64xf32>",
+        lambda x: (x * x) * np.float32(-0.5),
+    ),
+}
+"""What bounds an argument from above: ops on `%v`, and the same in numpy."""
+
+
+@needs_clang
+def test_what_is_known_of_an_argument_changes_no_bit(library, tmp_path):
+    constants = {"zero": 0.0, "twenty": 20.0, "fifty": 50.0, "minus_half": -0.5}
+    lines = [f"%{name} = arith.constant dense<{value}> : vector<64xf32>" for name, value in constants.items()]
+    plain = _KERNEL.format(name="exp", type="f32", lanes=64).split("func.func private @scalar_exp")[0]
+    text = ""
+    for name, (ops, _) in _BOUNDED.items():
+        kernel = plain.replace("@exp", f"@{name}").replace("math.exp %v", "math.exp %u")
+        text += kernel.replace("%w = ", ops + "\n%w = ").replace(
+            "  scf.for", "\n".join([*lines, "  scf.for"])
+        )
+    expanded = lower(text, KERNEL_PASSES)
+    bounded = build(llvm_ir(expanded), tmp_path)
+    x = _points((-110, 60), 400_000)
+    for name, (_, argument) in _BOUNDED.items():
+        with np.errstate(all="ignore"):
+            want = _run(library, "exp", argument(x), 64)
+        assert np.array_equal(_run(bounded, name, x, 64), want, equal_nan=True), name
+
+
 _POW = """
 func.func private @pow(%x: memref<?xf32>, %y: memref<?xf32>, %o: memref<?xf32>, %begin: index, %end: index) attributes {stepwell.kernel} {
   %c1 = arith.constant 1 : index
