@@ -35,9 +35,9 @@ class VersionMaskedTilesPass(ModulePass):
     """
     Two versions of a tile whose extents only the run knows and which sums in an inner loop: where all that its masked transfers
     touch exists, one without masks, whose loops are marked `stepwell.whole_tile`; else the tile as it was. Rows that may
-    not exist are read at clamped indices, which takes a register for each in the loop (a product of 200x384x1536 takes 1.09 of
-    the time). A mask whose index moves inside of the tile stays. Requires: lift-parallel. Ensures: the same values are
-    computed in the same order.
+    not exist are read at clamped indices, which take a register each in the loop; without them it has one left to ask for the
+    next panel by (`kernels-to-llvm`), and the two together are 1.09 on a product of 200x384x1536. A mask whose index moves inside
+    of the tile stays. Requires: lift-parallel. Ensures: the same values are computed in the same order.
     """
 
     name = "version-masked-tiles"
