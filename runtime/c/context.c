@@ -180,6 +180,8 @@ int stepwell_rt_launch(stepwell_context *c, stepwell_kernel kernel, void *const 
   size_t stride = ((size_t)scratch_bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
   if (stride && !block_reserve(&c->scratch, stride * (size_t)c->threads))
     return fail(c, "out of memory: %zu bytes of scratch", stride * (size_t)c->threads);
+  /* Of every kernel a thread has the same part: another's would come from another core's cache. */
+  if (stride) stride = c->scratch.capacity / (size_t)c->threads / ALIGNMENT * ALIGNMENT;
   char *scratch = stride ? c->scratch.data : NULL;
   bool serial = c->threads == 1 || tiles == 1 || (work_ns < SERIAL_NS && tiles < SERIAL_NS / work_ns);
   if (!serial && !c->pool) c->pool = pool_create(c->threads, !(c->flags & STEPWELL_NO_SPIN));

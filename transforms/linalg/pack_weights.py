@@ -15,7 +15,7 @@ from xdsl.dialects.builtin import (
     TensorType,
 )
 from xdsl.dialects.linalg import ops as linalg
-from xdsl.ir import Block, Operation
+from xdsl.ir import Attribute, Block, Operation
 from xdsl.ir.affine import AffineDimExpr, AffineExpr, AffineMap
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
@@ -41,11 +41,13 @@ _PANEL_REGISTERS = (4, 2, 1)
 """Widths of a panel in vector registers. Wider tiles need fewer loads a multiply-add (64 against 16
 columns: 1.04x measured at 16 lanes), so a narrower panel must save more than that in padding."""
 _NARROWER_COSTS = 1.03
-_FEW_ROWS = range(12, 49)
+_FEW_ROWS, _NEAR = 64, 1 / 3
 """
-Rows of the other factor for which panels are one register wide: weights come from memory in the time of the first tile of
-rows, so that tile should be all of them (16 rows by 3072 columns of 768: 1.3x, 32: 1.1x, 64: 0.9x). Below, one row of
-accumulators is too short a chain of work.
+Matrix products of up to this many rows have panels as wide as their tile, since its height decides how many rows of it are idle
+(four of 36 with tiles of 6x64 for 32 rows, one of 33 with 11x32; from 8 to 56 rows 1.0 to 1.7 times as fast). Narrow panels read the
+rows more often, and where rows of the result share cache lines write those twice: of more rows they are worth it (128x768 by 768:
+1.05) only where the rows take no more than this share of L2 (128 and 196 rows of 1536 to 3072: 0.93 to 0.97) and the result's begin
+at cache lines (128x768 by 50001: 0.95).
 """
 
 
@@ -107,17 +109,21 @@ def _pack(
         return False
     lanes = target.lanes(element.size)
     width = panel_width(extents[column], lanes)
-    outer = [extent for d, extent in extents_of(op).items() if d in written and d not in read]
-    if prod(outer) in _FEW_ROWS and max(outer) == prod(outer):
-        width = lanes
-    elif (row := _window_row(op, other)) is not None:
+    aligned = extents[column] % lanes == 0
+    if (rows := _rows(op, other, read, written, aligned, target)) is not None:
         # A tile of half a panel would stride through memory.
-        tall = tall_rows(op, other, row, target) if tall_tiles else 0
-        tile = register_tile(extents_of(op)[row], extents[column], lanes, target, None, tall=tall)
+        tall = tall_rows(op, other, rows.dim, target) if tall_tiles else 0
+        tile = register_tile(rows.extent, extents[column], lanes, target, None, tall=tall)
         width = min(width, max(lanes, tile[1]))
     order = [d for d in parallel_dims(op) if d in read and d != column]
     order += [column] + [d for d in reduction_dims(op) if d in read]
-    key = (source.value, tuple(order), tuple(read), width)
+    key = (
+        source.parent,
+        source.value,
+        tuple(order),
+        tuple(read),
+        width,
+    )  # equal ones elsewhere need not dominate
     constant = packed.get(key)
     if constant is None:
         array = value_of(source.value, ctx).transpose([read.index(d) for d in order])
@@ -139,22 +145,46 @@ def _pack(
     return True
 
 
-def _window_row(op: linalg.GenericOp, other: int) -> int | None:
-    """The innermost output dim along which a window slides, if its extent is known."""
-    output = op.outputs[0].type
-    assert isinstance(output, TensorType)
+@dataclass(frozen=True)
+class _Rows:
+    """What a register tile has rows of: the output dim, and how many there are where dims around it become one with it."""
+
+    dim: int
+    extent: int
+
+
+def _rows(
+    op: linalg.GenericOp,
+    other: int,
+    read: Sequence[int],
+    written: Sequence[int],
+    aligned: bool,
+    target: Target,
+) -> _Rows | None:
+    """
+    The rows of the factor `other` that panels are as wide as a tile of, if their number is known and above one; None where wide
+    panels are better (`_FEW_ROWS`). `aligned`: the rows of the result begin at cache lines.
+    """
+    extents = extents_of(op)
     window = [e for e in maps_of(op)[other].results if not isinstance(e, AffineDimExpr)]
-    rows = {d for e in window for d in e.used_dims()}
-    reads_all = any(d in rows and e != 1 for d, e in extents_of(op).items() if d in reduction_dims(op))
+    slides = {d for e in window for d in e.used_dims()}
+    reads_all = any(d in slides and extents.get(d, 1) != 1 for d in reduction_dims(op))
     is_point = not reads_all and all(set(terms[0].values()) == {1} for e in window if (terms := linear(e)))
-    if is_point and not _is_written_apart(op):
-        return None  # one point without a stride: all rows and columns become one dim
-    sliding = [
-        (extent, expr.position)
-        for extent, expr in zip(output.get_shape(), output_map(op).results, strict=True)
-        if isinstance(expr, AffineDimExpr) and expr.position in rows
-    ]
-    return sliding[-1][1] if sliding and sliding[-1][0] > 1 else None
+    if is_point and not _is_written_apart(op):  # of one point without a stride all rows become one dim
+        dims = [d for d in written if d not in read]
+        extent = prod(max(0, extents.get(d, 0)) for d in dims)
+        if extent > _FEW_ROWS and not (aligned and _stays_near(op.inputs[other].type, target)):
+            return None
+    else:
+        dims = [d for d in written if d in slides]
+        extent = extents.get(dims[-1], 0) if dims else 0
+    return _Rows(dims[-1], extent) if extent > 1 else None
+
+
+def _stays_near(rows: Attribute, target: Target) -> bool:
+    """Whether `rows`, which each panel reads anew, stay in L2 beside the panels and the result."""
+    assert isinstance(rows, TensorType) and isinstance(rows.element_type, FixedBitwidthType)
+    return prod(rows.get_shape()) * rows.element_type.size <= target.l2_bytes * _NEAR
 
 
 def _is_written_apart(op: linalg.GenericOp) -> bool:
