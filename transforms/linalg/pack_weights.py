@@ -41,12 +41,12 @@ _PANEL_REGISTERS = (4, 2, 1)
 """Widths of a panel in vector registers. Wider tiles need fewer loads a multiply-add (64 against 16
 columns: 1.04x measured at 16 lanes), so a narrower panel must save more than that in padding."""
 _NARROWER_COSTS = 1.03
-_FEW_ROWS, _NEAR = 64, 1 / 3
+_FEW_ROWS, _NEAR = 64, 0.4
 """
 Matrix products of up to this many rows have panels as wide as their tile, since its height decides how many rows of it are idle
 (four of 36 with tiles of 6x64 for 32 rows, one of 33 with 11x32; from 8 to 56 rows 1.0 to 1.7 times as fast). Narrow panels read the
 rows more often, and where rows of the result share cache lines write those twice: of more rows they are worth it (128x768 by 768:
-1.05) only where the rows take no more than this share of L2 (128 and 196 rows of 1536 to 3072: 0.93 to 0.97) and the result's begin
+1.05) only where the rows take no more than this share of L2 (128 of 1536 1.09; 196 of 1536 and 128 of 3072 0.93 to 0.97) and the result's begin
 at cache lines (128x768 by 50001: 0.95).
 """
 
