@@ -268,4 +268,5 @@ def test_a_nan_reaches_its_whole_row_and_no_other(op, width, symbolic):
             "LogSoftmax": (wide - top) - np.log(total),
             "ReduceLogSumExp": np.where(np.isinf(top), top, np.log(total) + top)[:, 0],
         }[op]
-    np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-37)
+    # A logarithm near 0 is a difference of terms that are not.
+    np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-37 if op == "Softmax" else 2e-6)
