@@ -91,7 +91,7 @@ def build_library(
             library.chmod(0o755)
             if mapped:
                 install(scratch / "weights", out.with_suffix(".weights"), move=True)
-            install(library, out, move=True)
+            install(library, out, move=library.stat().st_size < _LARGE_PAGE, flush=False)
             Cache().prune_daily()
         except OSError as error:
             name = error.filename or out
@@ -178,10 +178,17 @@ stepwell_weights:
 """
 
 
-def install(source: Path, out: Path, move: bool = False) -> None:
+_LARGE_PAGE, _PIECE_BYTES = 2 << 20, 64 << 20
+"""
+A file system with large pages keeps a file in pages as large as it is given at once (ext4 from Linux 6.16). A linker gives it small ones:
+written anew in pieces, a multiple of the largest page, a library's weights are mapped by pages of 2 MiB from the first load on.
+"""
+
+
+def install(source: Path, out: Path, move: bool = False, flush: bool = True) -> None:
     """
     Make `out` a copy of `source` in one step, never a partial file; with `move` by renaming it, where both
-    lie on one file system.
+    lie on one file system. `flush`: wait until a copy is on the disk.
     """
     if move:  # not flushed to disk, which takes seconds: what a power cut tears, the manifest's hash finds
         with contextlib.suppress(OSError):
@@ -194,9 +201,10 @@ def install(source: Path, out: Path, move: bool = False) -> None:
         raise OSError(error.errno, error.strerror, str(out.parent)) from None
     try:
         with open(descriptor, "wb") as to, source.open("rb") as origin:
-            shutil.copyfileobj(origin, to, 1 << 20)
+            shutil.copyfileobj(origin, to, _PIECE_BYTES)
             to.flush()
-            os.fsync(to.fileno())
+            if flush:
+                os.fsync(to.fileno())
             os.fchmod(to.fileno(), source.stat().st_mode & 0o777 & ~umask())
         os.replace(name, out)
     except BaseException as error:

@@ -1,6 +1,7 @@
 """From `.ll` to a library: both compilers, weights inside and beside, failures that leave nothing behind."""
 
 import gc
+import mmap
 import os
 import platform
 import re
@@ -15,6 +16,7 @@ import pytest
 
 from stepwell.backends.cpu import build_library, toolchain
 from stepwell.backends.cpu.cache import cache_directory
+from stepwell.backends.cpu.library import install
 from stepwell.backends.cpu.signature import c_source, canonical_signature, prefix_of
 from stepwell.errors import CompileError, RunError
 from stepwell.runtime import load
@@ -114,6 +116,32 @@ def test_weights_ask_for_huge_pages(tmp_path, limit):
     )
     wanted = sum(int(end, 16) - int(begin, 16) for begin, end, flags in mappings if " hg" in flags)
     assert size - (4 << 20) < wanted <= size
+
+
+def huge_bytes_of(path: Path) -> int:
+    """How much of the file is mapped by huge pages where that is asked for."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        view.madvise(mmap.MADV_HUGEPAGE)
+        assert sum(view[:: mmap.PAGESIZE]) >= 0  # every page is mapped
+        found = re.findall(
+            rf" {re.escape(str(path))}\n(?:.*\n)*?FilePmdMapped: *(\d+) kB",
+            Path("/proc/self/smaps").read_text(),
+        )
+    return sum(map(int, found)) << 10
+
+
+@pytest.mark.parametrize("flush", [False, True])
+def test_a_library_lies_in_huge_pages_where_the_file_system_has_them(tmp_path, flush):
+    size = 9 << 20
+    (tmp_path / "written").write_bytes(b"\x01" * size)
+    if not hasattr(mmap, "MADV_HUGEPAGE") or not huge_bytes_of(tmp_path / "written"):
+        pytest.skip("a file system without huge pages")
+    with (tmp_path / "linked").open("wb", buffering=0) as file:
+        for _ in range(size >> 12):
+            file.write(b"\x02" * (1 << 12))
+    install(tmp_path / "linked", tmp_path / "library", flush=flush)
+    assert (tmp_path / "library").read_bytes() == b"\x02" * size
+    assert huge_bytes_of(tmp_path / "library") > 0
 
 
 def test_mapped_weights_of_another_model_are_refused_in_c(tmp_path):
