@@ -182,7 +182,7 @@ _WRITTEN_ANEW, _PIECE_BYTES = range(2 << 20, 128 << 20), 64 << 20
 """
 A file system with large pages keeps a file in pages as large as it is given at once (ext4 from Linux 6.16). A linker gives it small ones:
 written anew in pieces, a multiple of the largest page, a library's weights are mapped by pages of 2 MiB from the first load on. Larger libraries
-are renamed, since copying would be felt (BERT-base's 440 MB: 0.6 of 9.4 s of compiling).
+are renamed, since copying would be felt (BERT-base's 440 MB: 0.7 of 10.0 s of compiling).
 """
 
 

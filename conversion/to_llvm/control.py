@@ -33,8 +33,8 @@ _READ_L2 = {**_READ, "hint": IntegerAttr(2, i32)}
 _FEWEST_TILES = 2
 """
 Tiles of rows over one panel from which on they fetch the next panel to L2, each tile its share: the first tile would wait for
-memory otherwise, since weights that are in no cache come at a third of the speed at which one tile reads them. (Four layers of
-768x3072 for 16 to 48 rows, which are two to four tiles: 1.05 to 1.5.)
+memory otherwise, since weights that are in no cache come at a third of the speed at which one tile reads them. (An MLP of
+32 rows, which are three tiles, 1.2.)
 """
 _LARGEST_PANEL = 3 << 18
 """Bytes of a panel two of which fit L2 beside the rows that they are multiplied by."""

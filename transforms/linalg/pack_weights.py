@@ -44,7 +44,7 @@ _NARROWER_COSTS = 1.03
 _FEW_ROWS, _NEAR = 64, 0.4
 """
 Matrix products of up to this many rows have panels as wide as their tile, since its height decides how many rows of it are idle
-(four of 36 with tiles of 6x64 for 32 rows, one of 33 with 11x32; from 8 to 56 rows 1.0 to 1.7 times as fast). Narrow panels read the
+(four of 36 with tiles of 6x64 for 32 rows, one of 33 with 11x32; from 8 to 56 rows 1.0 to 1.8 times as fast). Narrow panels read the
 rows more often, and where rows of the result share cache lines write those twice: of more rows they are worth it (128x768 by 768:
 1.05) only where the rows take no more than this share of L2 (128 of 1536 1.09; 196 of 1536 and 128 of 3072 0.93 to 0.97) and the result's begin
 at cache lines (128x768 by 50001: 0.95).
@@ -117,13 +117,8 @@ def _pack(
         width = min(width, max(lanes, tile[1]))
     order = [d for d in parallel_dims(op) if d in read and d != column]
     order += [column] + [d for d in reduction_dims(op) if d in read]
-    key = (
-        source.parent,
-        source.value,
-        tuple(order),
-        tuple(read),
-        width,
-    )  # equal ones elsewhere need not dominate
+    # An equal constant of another block need not dominate this one.
+    key = (source.parent, source.value, tuple(order), tuple(read), width)
     constant = packed.get(key)
     if constant is None:
         array = value_of(source.value, ctx).transpose([read.index(d) for d in order])
