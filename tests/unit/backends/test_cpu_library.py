@@ -189,8 +189,12 @@ def test_zig_builds_for_another_architecture(tmp_path, monkeypatch):
         load(tmp_path / "m.so")
 
 
-def test_a_foreign_target_is_compiled_by_zig_even_beside_a_clang(monkeypatch):
+def test_a_foreign_target_is_compiled_by_zig_even_beside_a_clang(tmp_path, monkeypatch):
     pytest.importorskip("ziglang")
+    beside = tmp_path / "clang-99"
+    beside.write_text("#!/bin/sh\necho clang version 99.0.0\n")
+    beside.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.delenv("STEPWELL_CLANG", raising=False)
     other = "aarch64" if MACHINE == "x86_64" else "x86_64"
     foreign = Target(**{**vars(TARGET), "triple": f"{other}-unknown-linux-gnu"})
@@ -198,6 +202,7 @@ def test_a_foreign_target_is_compiled_by_zig_even_beside_a_clang(monkeypatch):
     monkeypatch.setattr(toolchain, "_zig_driver", lambda: None)
     toolchain._find_driver.cache_clear()
     assert toolchain.find_driver(foreign) == toolchain.find_driver(TARGET)
+    assert toolchain.find_driver(foreign).argv == (str(beside),)
 
 
 def test_a_clang_without_the_foreign_c_library_says_what_to_do():
