@@ -38,6 +38,7 @@ from stepwell.transforms.linalg.structure import (
 )
 from stepwell.transforms.linalg.window_chains import (
     Window,
+    is_convolution_of_pixels,
     is_worth_expanding,
     pad_behind,
     product_of_pixels,
@@ -62,7 +63,7 @@ class FormKernelsPass(ModulePass):
     A group is a contraction, pooling or reduction with the element-wise op behind it, or a chain of ops that share
     their rows (softmax, normalisations), or attention (a contraction, such a chain, and the contraction that reads it
     row by row: the wide rows between never leave the cache), or a depthwise convolution and the product over its channels,
-    perhaps with the product in front of it, or a single op. Nothing in a group is computed twice, but rows of pixels that the
+    perhaps with the convolution in front of it, or a single op. Nothing in a group is computed twice, but rows of pixels that the
     windows of two tiles reach, where that costs less than to keep the tensor between.
     Requires: tensor stage; the sizes of caches, on which depthwise convolutions depend, are those that `set-target` wrote,
     without it they stay kernels of their own. Ensures: every `linalg.generic` and `linalg.fill` is inside a function marked
@@ -240,7 +241,8 @@ class _Group:
 def _join_windows(group_of: dict[Operation, _Group], order: dict[Operation, int], target: Target) -> None:
     """
     One kernel of a depthwise convolution and the product that sums its channels, by blocks of rows of pixels: what is between
-    never leaves the cache. And of the product that made what its window slides over, where that is worth some rows twice.
+    never leaves the cache. And of the convolution that made what its window slides over, 1x1 or that of a stem, where that is
+    worth some rows twice.
     """
     for op in order:
         if (place := product_of_pixels(op)) is None:
@@ -268,18 +270,18 @@ def _join_windows(group_of: dict[Operation, _Group], order: dict[Operation, int]
 def _with_expansion(
     group: _Group, window: Window, group_of: dict[Operation, _Group], target: Target
 ) -> tuple[_Group, _Group] | None:
-    """The product in front of the window of `group`, and the two as one group, if that is worth rows twice."""
+    """The convolution in front of the window of `group`, and the two as one group, if that is worth rows twice."""
     data = window.op.inputs[window.data]
     pad = pad_behind(data)
     source = pad.source if pad is not None else data
     first = group_of.get(source.owner) if isinstance(source, OpResult) else None
-    if first is None or product_of_pixels(first.ops[0]) is None:
+    if first is None or not is_convolution_of_pixels(first.ops[0], target):
         return None
     wide = _Group([*first.ops, *group.ops], 0, [pad] if pad is not None else [])
     if not is_worth_expanding(window, first.ops[0], step_of_channels(first.ops[0], target), target):
         missed(
             window.op,
-            "not one kernel with the product in front: that would compute rows twice for too little",
+            "not one kernel with the convolution in front: that would compute rows twice for too little",
         )
         return None
     return (first, wide) if _alone_reads(wide, first) else None

@@ -1,6 +1,6 @@
 """
-Depthwise convolutions with the product over channels behind them, and the product in front: `project(window(expand(x)))`,
-the inverted residual block. Which of them are one kernel, and how many rows of pixels it computes at a time.
+Depthwise convolutions with the product over channels behind them, and the convolution in front: `project(window(expand(x)))`,
+the inverted residual block, or the stem of a network. Which of them are one kernel, and how many rows of pixels it computes at a time.
 """
 
 from collections.abc import Iterable
@@ -27,6 +27,11 @@ from stepwell.transforms.linalg.structure import (
 
 _TILES = 4
 """Blocks of rows that a kernel has at least, and two for each thread: the last to finish should not be waited for long."""
+_ROWS_AGAIN = 1 / 16
+"""
+The share of L2 that rows of a window's result may take until the product reads them (28 rows of 28x192 with it: 98 us by one row
+at a time, 85 by two, 81 by four, 83 by seven).
+"""
 _SHARE_OF_PEAK = 0.7
 """What a product over few channels reaches of the multiply-adds that a core can do."""
 _BYTES_PER_NS = 30.0
@@ -52,6 +57,16 @@ class Window:
         extents = extents_of(self.op)
         steps = {1: rows}
         return 1 + sum(factor * (steps.get(d, extents[d]) - 1) for d, factor in terms[0].items())
+
+    def leaves_l1(self, target: Target) -> bool:
+        """
+        Whether the rows that one row of the result is computed from have left L1, one register of channels after the other, when the
+        next row reads them again: several rows should then be computed of one register of channels before the next.
+        """
+        data = self.op.inputs[self.data]
+        element = element_bytes(data)
+        lines = self.rows_behind(1) * prod(_shape(data)[2:]) * element
+        return lines > target.l1_bytes // 2 and self.shape[3] > 2 * target.lanes(element)
 
 
 def window_of(ops: Iterable[linalg.GenericOp]) -> Window | None:
@@ -100,6 +115,28 @@ def product_of_pixels(op: Operation) -> int | None:
     return None
 
 
+def is_convolution_of_pixels(op: Operation, target: Target) -> bool:
+    """
+    Whether `op` is a convolution, channels last, over two axes of pixels and all channels of its operand (1x1: a product of pixels)
+    with a panel of weights that stays in L1, since every tile of pixels reads it.
+    """
+    factors = contraction_operands(op)
+    if factors is None or not isinstance(op, linalg.GenericOp) or DYNAMIC_INDEX in _all_extents(op):
+        return False
+    maps, extents = maps_of(op), extents_of(op)
+    out = [e.position for e in output_map(op).results if isinstance(e, AffineDimExpr)]
+    if out != [0, 1, 2, 3] or len(parallel_dims(op)) != 4:
+        return False
+    panel = prod(extents[d] for d in reduction_dims(op)) * element_bytes(op.results[0])
+    if panel * step_of_channels(op, target) > target.l1_bytes // 2:
+        return False
+    for data in factors:
+        read = maps[data].results
+        if len(read) == 4 and 3 not in maps[data].used_dims():
+            return all(_slides(read[axis], axis, op) for axis in (1, 2))
+    return False
+
+
 def _without_units(expr: AffineExpr, extents: dict[int, int]) -> dict[int, int] | None:
     """The coefficients of a sum of dims, those of reductions of extent 1 left out."""
     if (terms := linear(expr)) is None or terms[1]:
@@ -109,18 +146,23 @@ def _without_units(expr: AffineExpr, extents: dict[int, int]) -> dict[int, int] 
 
 def rows_at_a_time(window: Window, expands: bool, step: int, target: Target) -> int:
     """
-    Rows of pixels of the result in one tile. Without a product in front: what lies in half of L1. With one (`expands`, `step`
-    channels at a time): as many as half of L2 holds, since the rows that a window reaches over are computed twice.
+    Rows of pixels of the result in one tile. Without a product in front: what lies in half of L1, or, equally many tiles for each
+    thread, in a small part of L2 where rows that the window reads again would have left L1 otherwise. With one (`expands`,
+    `step` channels at a time): as many as half of L2 holds, since the rows that a window reaches over are computed twice.
     """
     _, rows, columns, channels = window.shape
     element = element_bytes(window.op.results[0])
     line = columns * channels * element
     padded = prod(_shape(window.op.inputs[window.data])[2:]) // channels * step * element
     most = rows // max(_TILES, 2 * target.threads)
+    again = not expands and window.leaves_l1(target)
     best = 1
     for count in (n for n in range(1, most + 1) if rows % n == 0):
         used = count * line + (window.rows_behind(count) * padded if expands else 0)
-        if used <= (target.l2_bytes if expands else target.l1_bytes) // 2:
+        room = (target.l2_bytes if expands else target.l1_bytes) // 2
+        if again and rows // count % target.threads == 0:
+            room = max(room, int(target.l2_bytes * _ROWS_AGAIN))
+        if used <= room:
             best = count
     return best
 

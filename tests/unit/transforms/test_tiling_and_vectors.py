@@ -206,10 +206,12 @@ def test_matmul_of_unknown_extents(size, layout):
     check(kernel, h, foralls=1, buffers=True)
 
 
+# Caches this small hold 16 rows of a panel, and few pixels.
+add_target(replace(resolve_target("x86-64-v2"), name="small-caches", l1_bytes=1536, l2_bytes=16384))
+
+
 @pytest.mark.parametrize("size", [(4, 4, 12), (1, 22, 11)])
 def test_long_panels_are_walked_through_in_parts(size):
-    # Parts of 16 rows of a panel in caches this small.
-    add_target(replace(resolve_target("x86-64-v2"), name="small-caches", l1_bytes=1536, l2_bytes=16384))
     oh, ow, ic = size
     kernel, oc = Kernel(), 64
     x, w = kernel.argument((oh + 2, ow + 1, ic)), kernel.argument((4, 3, 2, ic, 16))
@@ -320,6 +322,27 @@ def test_windows(size, stride, kind):
         start = kernel.fill(out, "0.0" if kind == "sum" else "0xff800000")
         y = kernel.generic("nhwcpq", [window, "p, q", "n, h, w, c"], [x, shape], start, body, "pq")
     check(kernel, y, foralls=None)
+
+
+@pytest.mark.parametrize("size", [(1, 8, 5, 20), (2, 6, 5, 12), (1, 7, 4, 16)])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("epilogue", [False, True])
+def test_lines_of_a_depthwise_convolution(size, stride, epilogue):
+    """Several lines of one register of channels before the next, where the lines that a window reads do not stay in L1."""
+    n, oh, ow, c = size
+    kernel = Kernel()
+    x = kernel.argument((n, (oh - 1) * stride + 3, (ow - 1) * stride + 3, c))
+    w, b, out = kernel.argument((3, 3, c)), kernel.argument((c,)), kernel.argument((n, oh, ow, c))
+    maps = [f"n, h * {stride} + p, w * {stride} + q, c", "p, q, c", "n, h, w, c"]
+    sums = kernel.fill(kernel.empty((n, oh, ow, c)) if epilogue else out)
+    y = kernel.generic("nhwcpq", maps, [x, w], sums, MULTIPLY_ADD, "pq")
+    if epilogue:
+        maps = ["n, h, w, c", "c", "n, h, w, c"]
+        y = kernel.generic("nhwc", maps, [y, b], out, "%v = arith.addf %a, %b : f32")
+    module = check(kernel, y, target="small-caches", buffers=True)
+    (forall,) = [op for op in module.walk() if isinstance(op, ForallOp)]
+    lines = 0 if oh == 7 else oh // 2
+    assert (lines in forall.static_step.get_values()) == (lines > 0), module
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (1, 1000), (100, 130), (7, 1)])
@@ -469,18 +492,22 @@ def test_attention(size, epilogue, unknown_rows):
         assert keys not in buffers, "what is made of the scores overwrites them"
 
 
-def inverted_residual(size, stride, pads, expands, epilogue=True) -> tuple[Kernel, tuple]:
-    """`project(window(pad(expand(x))))`; `pads`: low and high, of rows and of columns."""
+def inverted_residual(size, stride, pads, taps, epilogue) -> tuple[Kernel, tuple]:
+    """
+    `project(window(pad(expand(x))))`; `pads`: low and high, of rows and of columns; `taps`: in each direction, of expand, which goes in
+    steps of 2 if they are many and is left out if there are none.
+    """
     height, width, narrow, channels, columns = size
     kernel = Kernel()
     wide = (1, height, width, channels)
-    x = kernel.argument((1, height, width, narrow) if expands else wide)
-    if expands:
-        w0, b0 = kernel.argument((narrow, channels)), kernel.argument((channels,))
+    by = 2 if taps > 1 else 1
+    pixels = (by * (height - 1) + taps, by * (width - 1) + taps)
+    x = kernel.argument((1, *pixels, narrow) if taps else wide)
+    if taps:
+        w0, b0 = kernel.argument((taps, taps, narrow, channels)), kernel.argument((channels,))
         sums = kernel.fill(kernel.empty(wide))
-        x = kernel.generic(
-            "nhwck", ["n, h, w, k", "k, c", "n, h, w, c"], [x, w0], sums, MULTIPLY_ADD, reductions="k"
-        )
+        maps = [f"n, {by} * h + i, {by} * w + j, k", "i, j, k, c", "n, h, w, c"]
+        x = kernel.generic("nhwcijk", maps, [x, w0], sums, MULTIPLY_ADD, reductions="ijk")
         maps = ["n, h, w, c", "c", "n, h, w, c"]
         x = kernel.generic("nhwc", maps, [x, b0], kernel.empty(wide), "%v = arith.addf %a, %b : f32")
     if any(pads):
@@ -514,7 +541,8 @@ def inverted_residual(size, stride, pads, expands, epilogue=True) -> tuple[Kerne
     return kernel, y
 
 
-@pytest.mark.parametrize("expands", [True, False])
+@pytest.mark.parametrize("target", ["x86-64-v4", "small-caches"])
+@pytest.mark.parametrize("taps", [0, 1, 3])
 @pytest.mark.parametrize(
     "case",
     [
@@ -525,12 +553,15 @@ def inverted_residual(size, stride, pads, expands, epilogue=True) -> tuple[Kerne
         ((10, 8, 3, 20, 8), 1, (0, 0), False),
     ],
 )
-def test_depthwise_between_products(case, expands):
-    """Blocks of rows of pixels: a padded buffer of a panel of channels, all channels of the window, the product."""
+def test_depthwise_between_products(case, taps, target):
+    """
+    Blocks of rows of pixels: a padded buffer of a panel of channels, of a convolution of `taps` in each direction if there is one,
+    all channels of the window, the product.
+    """
     size, stride, pads, epilogue = case
-    kernel, y = inverted_residual(size, stride, pads if expands else (0, 0), expands, epilogue)
-    module = check(kernel, y, foralls=1)
-    if expands and any(pads):
+    kernel, y = inverted_residual(size, stride, pads if taps else (0, 0), taps, epilogue)
+    module = check(kernel, y, foralls=1, target=target)
+    if taps and any(pads):
         assert "tensor.pad" not in str(module), "the border is filled in the tile"
 
 
