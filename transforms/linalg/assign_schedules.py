@@ -79,7 +79,7 @@ class AssignSchedulesPass(ModulePass):
 
     name = "assign-schedules"
     rows_outside: bool = True
-    """Lines of pixels, or all rows, may be the loop outside of panels."""
+    """Lines of pixels, or all rows, may be the loop outside of panels; those of a depthwise convolution inside of channels."""
     tall_tiles: bool = True
     """Tiles two registers wide may have more than eight rows."""
 
@@ -271,7 +271,7 @@ class _Kernel:
         stride through memory wait for that (MobileNet-v2: 1.01 on one thread, 0.99 on two).
         """
         rows = window.shape[1]
-        if self.target.threads > 1 or not window.leaves_l1(self.target):
+        if not self.options.rows_outside or self.target.threads > 1 or not window.leaves_l1(self.target):
             return 0
         return max((n for n in range(2, rows // 2 + 1) if rows % n == 0), default=0)
 

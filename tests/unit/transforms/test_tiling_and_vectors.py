@@ -324,7 +324,7 @@ def test_windows(size, stride, kind):
     check(kernel, y, foralls=None)
 
 
-@pytest.mark.parametrize("size", [(1, 8, 5, 20), (2, 6, 5, 12), (1, 7, 4, 16)])
+@pytest.mark.parametrize("size", [(1, 8, 5, 22), (2, 6, 5, 12), (1, 7, 4, 16)])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("epilogue", [False, True])
 def test_lines_of_a_depthwise_convolution(size, stride, epilogue):
