@@ -56,6 +56,8 @@ convolution 512@7: 1960 -> 1490 us; against panels in one piece 49 rows of 3072x
 """
 _FEWEST_TILES, _FEWEST_PANELS = 4, 8
 """Tiles of rows from which on that pays, and panels that must be left as work for several cores."""
+_LINES = 1 / 4
+"""The share of L2 that a block of lines of a depthwise convolution's operand may take: it is read once for each register of channels."""
 _SOONER = 0.8
 """What is left of a kernel's time where its rows are divided too, since each block reads the panel again."""
 _UNROLL = 4
@@ -273,7 +275,11 @@ class _Kernel:
         rows = window.shape[1]
         if not self.options.rows_outside or self.target.threads > 1 or not window.leaves_l1(self.target):
             return 0
-        return max((n for n in range(2, rows // 2 + 1) if rows % n == 0), default=0)
+        near = int(self.target.l2_bytes * _LINES)
+        return max(
+            (n for n in range(2, rows // 2 + 1) if rows % n == 0 and window.bytes_behind(n) <= near),
+            default=0,
+        )
 
     def _in_parts(
         self, node: _Node, root: _Node, tile: list[int], vector: dict[int, int], order: list[int]

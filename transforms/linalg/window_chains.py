@@ -58,15 +58,18 @@ class Window:
         steps = {1: rows}
         return 1 + sum(factor * (steps.get(d, extents[d]) - 1) for d, factor in terms[0].items())
 
+    def bytes_behind(self, rows: int) -> int:
+        """Bytes of those rows."""
+        data = self.op.inputs[self.data]
+        return self.rows_behind(rows) * prod(_shape(data)[2:]) * element_bytes(data)
+
     def leaves_l1(self, target: Target) -> bool:
         """
         Whether the rows that one row of the result is computed from have left L1, one register of channels after the other, when the
         next row reads them again: several rows should then be computed of one register of channels before the next.
         """
-        data = self.op.inputs[self.data]
-        element = element_bytes(data)
-        lines = self.rows_behind(1) * prod(_shape(data)[2:]) * element
-        return lines > target.l1_bytes // 2 and self.shape[3] > 2 * target.lanes(element)
+        lanes = target.lanes(element_bytes(self.op.results[0]))
+        return self.bytes_behind(1) > target.l1_bytes // 2 and self.shape[3] > 2 * lanes
 
 
 def window_of(ops: Iterable[linalg.GenericOp]) -> Window | None:
