@@ -10,7 +10,7 @@ enum { HUGE_PAGE = 2 << 20 };
 
 static size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
-/* In huge pages from a quarter of one on: fewer TLB misses where many rows are walked (MobileNet-v2, 1.5 MB: 1.05). */
+/* In huge pages from a quarter of one on: fewer TLB misses where many rows are walked (MobileNet-v2's 1.4 MB: 1.01 to 1.02). */
 bool block_reserve(block *memory, size_t bytes) {
   if (bytes <= memory->capacity && memory->data) return true;
   if (bytes > SIZE_MAX / 2) return false;
