@@ -325,7 +325,7 @@ def test_windows(size, stride, kind):
 
 
 @pytest.mark.parametrize(
-    "size, stride, lines",
+    "case",
     [
         ((1, 8, 5, 22), 1, 4),
         ((2, 6, 5, 12), 2, 3),
@@ -334,9 +334,9 @@ def test_windows(size, stride, kind):
     ],
 )
 @pytest.mark.parametrize("epilogue", [False, True])
-def test_lines_of_a_depthwise_convolution(size, stride, lines, epilogue):
+def test_lines_of_a_depthwise_convolution(case, epilogue):
     """Several lines of one register of channels before the next, where the lines that a window reads do not stay in L1."""
-    n, oh, ow, c = size
+    (n, oh, ow, c), stride, lines = case
     kernel = Kernel()
     x = kernel.argument((n, (oh - 1) * stride + 3, (ow - 1) * stride + 3, c))
     w, b, out = kernel.argument((3, 3, c)), kernel.argument((c,)), kernel.argument((n, oh, ow, c))
