@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepwell.backends.cpu.manifest import digest_of, open_verified
+from stepwell.backends.cpu.manifest import open_verified
 from stepwell.errors import RunError, shown
 from stepwell.runtime.profile import Event, events_at
 
@@ -46,7 +46,6 @@ class Library:
     handle: ctypes.CDLL
     file: int
     """A descriptor of the library's file, so that it can be saved after its path is gone."""
-    weights_file: int | None
 
     def __post_init__(self) -> None:
         api = self.handle
@@ -87,14 +86,12 @@ class Library:
 
     def close(self) -> None:
         _ctypes.dlclose(self.handle._handle)
-        _close_all(self.file, self.weights_file)
+        os.close(self.file)
 
     def save(self, out: Path) -> None:
-        """Write the library, and its weights' file if it has one, to `out`."""
+        """Write the library to `out`."""
         from stepwell.backends.cpu.library import install
 
-        if self.weights_file is not None:
-            install(Path(f"/proc/self/fd/{self.weights_file}"), out.with_suffix(".weights"))
         install(Path(f"/proc/self/fd/{self.file}"), out)
 
 
@@ -111,21 +108,12 @@ def _alias_of(descriptor: int) -> str:
     return "/proc/self/fd/" + bits.replace("0", "/").replace("1", "./") + str(descriptor)
 
 
-def _close_all(*descriptors: int | None) -> None:
-    for descriptor in descriptors:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
 def open_library(path: str | os.PathLike[str], check_hash: bool = True) -> Library:
-    """Verify the manifest, the weights beside the library and the CPU, and only then open the library."""
+    """Verify the manifest and the CPU, and only then open the library."""
     path = Path(path).absolute()
     file, manifest = open_verified(path, check_hash)
-    weights_file = None
     try:
         _check_cpu(path, manifest.get("features", []))
-        if "weights" in manifest:
-            weights_file = _open_weights(path.with_suffix(".weights"), manifest["weights"], check_hash)
         try:
             handle = ctypes.CDLL(_alias_of(file), mode=os.RTLD_NOW | os.RTLD_LOCAL)
         except OSError as error:
@@ -133,9 +121,9 @@ def open_library(path: str | os.PathLike[str], check_hash: bool = True) -> Libra
             raise RunError(
                 f"{path}: the system cannot load it: {reason}; compile it for this machine"
             ) from None
-        return Library(path, manifest, handle, file, weights_file)
+        return Library(path, manifest, handle, file)
     except BaseException:
-        _close_all(file, weights_file)
+        os.close(file)
         raise
 
 
@@ -150,19 +138,3 @@ def _check_cpu(path: Path, features: list[str]) -> None:
             f"{path}: compiled for a CPU with {', '.join(missing)}, which this one has not;"
             " compile it with --target native, or x86-64-v3"
         )
-
-
-def _open_weights(path: Path, entry: dict[str, Any], check_hash: bool) -> int:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be opened: {error.strerror}; keep it beside the library") from None
-    try:
-        with open(descriptor, "rb", closefd=False) as file:
-            size = os.fstat(descriptor).st_size - 64
-            if size == entry["bytes"] and (not check_hash or digest_of(file, size) == entry["sha256"]):
-                return descriptor
-    except OSError:
-        pass
-    os.close(descriptor)
-    raise RunError(f"{path}: these are not the weights of the library beside it; compile again")

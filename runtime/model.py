@@ -249,7 +249,7 @@ class Model:
         return results[0] if len(results) == 1 else tuple(results)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the library, and its weights' file if it has one, to `path`; whole or not at all."""
+        """Write the library to `path`; whole or not at all."""
         try:
             self._library.save(Path(path).absolute())
         except OSError as error:

@@ -180,8 +180,7 @@ class Cache:
         return path
 
     def drop_model(self, key: str) -> None:
-        for suffix in (".so", ".weights"):
-            self._path("models", key, suffix).unlink(missing_ok=True)
+        self._path("models", key, ".so").unlink(missing_ok=True)
 
     def prune_daily(self) -> None:
         """`prune`, if nobody did so today."""

@@ -1,7 +1,6 @@
 """From LLVM IR text and weights to one shared library."""
 
 import contextlib
-import hashlib
 import os
 import shutil
 import tempfile
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from stepwell.backends.cpu.cache import Cache, temporary_directory
+from stepwell.backends.cpu.elf import WRITTEN_BYTES, place_weights, reserving_assembly
 from stepwell.backends.cpu.manifest import append_manifest
 from stepwell.backends.cpu.signature import (
     ABI_VERSION,
@@ -36,9 +36,6 @@ from stepwell.targets import Target
 
 ALIGNMENT_BYTES = 64
 """Of every weight in the blob; the blob itself begins on a page."""
-_MAP_ABOVE_BYTES = 1 << 30
-"""A larger `.incbin` does not link: the small code model reaches 2 GiB."""
-
 Weight = tuple[int, np.ndarray]
 """Where an array lies in the blob, in bytes, and the array; a memory map is read piece by piece."""
 
@@ -52,32 +49,30 @@ def build_library(
     symbol_prefix: str = "",
     threads: int = 0,
     opt: int = 2,
-    map_above_bytes: int = _MAP_ABOVE_BYTES,
     launches: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """
-    Compile `ll_parts`, link them with the runtime and `weights`, and put the library at `out`, whole or
-    not at all. Weights above `map_above_bytes` go to `<stem>.weights` beside it. `threads` 0 is the target's
-    default. `launches`: what a profile is to call each launch, by number.
+    Compile `ll_parts`, link them with the runtime, add `weights`, and put the library at `out`, whole or not at
+    all. `threads` 0 is the target's default. `launches`: what a profile is to call each launch, by number.
     """
     out = Path(out).absolute()
     symbol_prefix = checked_prefix(symbol_prefix)
     described = canonical_signature(signature, asdict(target), threads or target.threads)
     blob_bytes = _blob_bytes(weights)
-    mapped = blob_bytes > map_above_bytes
     with temporary_directory() as scratch:
         try:
-            with (scratch / "weights").open("wb") as file:
-                digest = _write_blob(weights, file, hashed=mapped)
-                if mapped:
-                    file.write(digest.encode())
-            assembly = _mapped_assembly(blob_bytes, target) if mapped else _inside_assembly()
             features = required_features(target)
-            table = c_source(described, symbol_prefix, features, blob_bytes, digest)
-            jobs = [partial(compile_object, part, target, opt) for part in ll_parts]
-            jobs += [partial(compile_c, table, target), partial(runtime_object, target)]
-            objects = in_parallel(jobs)
-            library = link(objects, assembly, version_script(symbol_prefix), target, scratch)
+            table = c_source(described, symbol_prefix, features, blob_bytes)
+            jobs = [partial(runtime_object, target)]  # first, being the longest where it is not in the cache
+            jobs += [partial(compile_object, part, target, opt) for part in ll_parts]
+            jobs += [partial(compile_c, table, target)]
+            runtime, *objects = in_parallel(jobs)
+            # 64 bytes more, so that whole vectors can be read at the end.
+            reserved_bytes = blob_bytes + ALIGNMENT_BYTES if blob_bytes else 0
+            assembly = reserving_assembly(reserved_bytes, target) if reserved_bytes else None
+            library = link([*objects, runtime], assembly, version_script(symbol_prefix), target, scratch)
+            if reserved_bytes:
+                place_weights(library, reserved_bytes, partial(_write_blob, weights))
             manifest: dict[str, Any] = {
                 "abi_version": ABI_VERSION,
                 "signature": described,
@@ -85,13 +80,9 @@ def build_library(
                 "symbol_prefix": symbol_prefix,
                 "launches": list(launches),
             }
-            if mapped:
-                manifest["weights"] = {"bytes": blob_bytes, "sha256": digest}
             append_manifest(library, manifest)
             library.chmod(0o755)
-            if mapped:
-                install(scratch / "weights", out.with_suffix(".weights"), move=True)
-            install(library, out, move=library.stat().st_size not in _WRITTEN_ANEW, flush=False)
+            install(library, out, move=True)
             Cache().prune_daily()
         except OSError as error:
             name = error.filename or out
@@ -111,24 +102,15 @@ def _blob_bytes(weights: Sequence[Weight]) -> int:
     return end
 
 
-def _write_blob(weights: Sequence[Weight], file: BinaryIO, hashed: bool) -> str:
-    """
-    Write the arrays at their offsets, zeros between, never holding more than a piece; the hash if asked for.
-    """
-    digest, position = hashlib.sha256(), 0
-
-    def write(data: bytes | memoryview) -> None:
-        nonlocal position
-        file.write(data)
-        if hashed:
-            digest.update(data)
-        position += len(data)
-
+def _write_blob(weights: Sequence[Weight], file: BinaryIO) -> None:
+    """Write the arrays at their offsets from where `file` is, zeros between and behind, never holding more than a piece."""
+    position = 0
     for offset, array in sorted(weights, key=lambda weight: weight[0]):
-        write(bytes(offset - position))
+        file.write(bytes(offset - position))
         for piece in _pieces(array):
-            write(piece)
-    return digest.hexdigest() if hashed else ""
+            file.write(piece)
+        position = offset + array.nbytes
+    file.write(bytes(ALIGNMENT_BYTES))
 
 
 def _pieces(array: np.ndarray, piece_bytes: int = 64 << 20) -> Iterator[memoryview]:
@@ -148,50 +130,13 @@ def _pieces(array: np.ndarray, piece_bytes: int = 64 << 20) -> Iterator[memoryvi
             yield from _pieces(row, piece_bytes)
 
 
-def _inside_assembly() -> str:
-    return """\
-  .section .note.GNU-stack,"",%progbits
-  .section .stepwell_weights,"a",%progbits
-  .p2align 12
-  .globl stepwell_weights
-  .hidden stepwell_weights
-stepwell_weights:
-  .incbin "weights"
-  .zero 64
-"""
-
-
-def _mapped_assembly(size: int, target: Target) -> str:
+def install(source: Path, out: Path, move: bool = False) -> None:
     """
-    Addresses without bytes, for the runtime to map the file over: from a huge page's begin, and far from the
-    code, so "large" on x86.
+    Make `out` a copy of `source` in one step, never a partial file, and wait until it is on the disk; with `move` by
+    renaming it, where both lie on one file system, and without waiting, which takes seconds: what a power cut tears, the
+    manifest's hash finds.
     """
-    large = "l" if target.triple.startswith("x86_64") else ""
-    return f"""\
-  .section .note.GNU-stack,"",%progbits
-  .section .lbss.stepwell_weights,"aw{large}",%nobits
-  .p2align 21
-  .globl stepwell_weights
-  .hidden stepwell_weights
-stepwell_weights:
-  .zero {-(-size // 65536) * 65536}
-"""
-
-
-_WRITTEN_ANEW, _PIECE_BYTES = range(2 << 20, 128 << 20), 64 << 20
-"""
-A file system with large pages keeps a file in pages as large as it is given at once (ext4 from Linux 6.16). A linker gives it small ones:
-written anew in pieces, a multiple of the largest page, a library's weights are mapped by pages of 2 MiB from the first load on. Larger libraries
-are renamed, since copying would be felt (BERT-base's 440 MB: 0.7 of 10.0 s of compiling).
-"""
-
-
-def install(source: Path, out: Path, move: bool = False, flush: bool = True) -> None:
-    """
-    Make `out` a copy of `source` in one step, never a partial file; with `move` by renaming it, where both
-    lie on one file system. `flush`: wait until a copy is on the disk.
-    """
-    if move:  # not flushed to disk, which takes seconds: what a power cut tears, the manifest's hash finds
+    if move:
         with contextlib.suppress(OSError):
             source.chmod(source.stat().st_mode & ~umask())
             os.replace(source, out)
@@ -202,9 +147,9 @@ def install(source: Path, out: Path, move: bool = False, flush: bool = True) -> 
         raise OSError(error.errno, error.strerror, str(out.parent)) from None
     try:
         with open(descriptor, "wb") as to, source.open("rb") as origin:
-            shutil.copyfileobj(origin, to, _PIECE_BYTES)
+            shutil.copyfileobj(origin, to, WRITTEN_BYTES)
             to.flush()
-            if flush:
+            if not move:
                 os.fsync(to.fileno())
             os.fchmod(to.fileno(), source.stat().st_mode & 0o777 & ~umask())
         os.replace(name, out)

@@ -145,11 +145,9 @@ def c_source(
     prefix: str,
     features: Sequence[str] = (),
     weight_bytes: int = 0,
-    mapped_digest: str = "",
 ) -> str:
     """
-    The C file that tells the runtime about one model and gives its functions their prefixed names. A digest says
-    that the weights lie in a file beside the library.
+    The C file that tells the runtime about one model and gives its functions their prefixed names.
     """
     symbols: dict[str, int] = {}
     tables = [
@@ -158,8 +156,7 @@ def c_source(
     ]
     names = ", ".join(map(_c_string, symbols)) or "0"
     text = json.dumps(signature, sort_keys=True)
-    digest = _c_string(mapped_digest) if mapped_digest else "0"
-    weights = f"{'stepwell_weights' if weight_bytes else '0'}, {weight_bytes}u, {digest}"
+    weights = f"{'stepwell_weights' if weight_bytes else '0'}, {weight_bytes}u"
     counts = (
         f"{len(signature['inputs'])}, {len(signature['outputs'])}, {len(symbols)}, {signature['threads']}"
     )

@@ -336,10 +336,10 @@ def required_features(target: Target) -> list[str]:
     return data.decode().split()
 
 
-def link(objects: Sequence[bytes], assembly: str, script: str, target: Target, scratch: Path) -> Path:
+def link(objects: Sequence[bytes], assembly: str | None, script: str, target: Target, scratch: Path) -> Path:
     """
-    A shared library of `objects` and of `assembly`, which may name files of `scratch`; it shows what
-    `script` says. In `scratch`, which the caller owns.
+    A shared library of `objects` and, behind them, of `assembly`; it shows what `script` says. In `scratch`, which the
+    caller owns.
     """
     driver = find_driver(target)
     _announce_warm_up(driver)
@@ -347,7 +347,9 @@ def link(objects: Sequence[bytes], assembly: str, script: str, target: Target, s
     for index, data in enumerate(objects):
         (scratch / f"part{index}.o").write_bytes(data)
         names.append(f"part{index}.o")
-    (scratch / "weights.S").write_text(assembly)
+    if assembly is not None:
+        (scratch / "weights.S").write_text(assembly)
+        names.append("weights.S")
     (scratch / "exports.map").write_text(script)
     machine = driver.target_flags(target)
     # No build id: equal inputs give equal libraries. -z now: a missing symbol shows when loading.
@@ -362,5 +364,5 @@ def link(objects: Sequence[bytes], assembly: str, script: str, target: Target, s
         "--strip-debug",  # what zig puts in of its own libc names places in its cache
     ]
     flags = [*machine, "-shared", "-fPIC", "-pthread", *(f"-Wl,{flag}" for flag in linker)]
-    run_child(driver, [*flags, "-o", "library.so", *names, "weights.S", "-lm"], scratch)
+    run_child(driver, [*flags, "-o", "library.so", *names, "-lm"], scratch)
     return scratch / "library.so"

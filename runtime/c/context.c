@@ -55,7 +55,8 @@ STEPWELL_API stepwell_context *stepwell_create(const stepwell_options *options) 
     return fail(NULL, "stepwell_options.flags has unknown bits: 0x%llx", (unsigned long long)o.flags), NULL;
   if (o.threads < 0 || o.threads > MAX_THREADS)
     return fail(NULL, "stepwell_options.threads is %d; expected 0 to %d", o.threads, MAX_THREADS), NULL;
-  if (check_cpu() || prepare_weights()) return NULL;
+  if (check_cpu()) return NULL;
+  advise_weights();
   stepwell_context *c = calloc(1, sizeof *c);
   size_t dynamic = 0;
   for (int i = 0; i < m->n_inputs; i++)

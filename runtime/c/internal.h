@@ -70,7 +70,7 @@ bool block_reserve(block *memory, size_t bytes);
 void block_free(block *memory);
 void chunks_recycle(stepwell_context *context);
 void chunks_free(stepwell_context *context);
-int prepare_weights(void);
+void advise_weights(void);
 
 /* cpu.c */
 int check_cpu(void);

@@ -1,8 +1,5 @@
 /* Memory that only grows: the arena, scratch, outputs, and what is allocated during a run. */
-#include <dlfcn.h>
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 
 #include "internal.h"
 
@@ -93,59 +90,13 @@ void *stepwell_rt_arena(stepwell_context *context, int64_t bytes) {
   return context->arena.data;
 }
 
-/* Weights too large for the library are mapped over the address range that it reserves for them. The file is
- * `<stem>.weights` beside the library; its last 64 bytes are the digest that the library expects. */
-static int map_weights_file(void) {
-  const stepwell_model_table *m = &stepwell_model;
-  Dl_info info;
-  char path[4096];
-  if (!dladdr(m, &info) || !info.dli_fname) return fail(NULL, "cannot find the library's own file");
-  /* Opened by way of a descriptor, the library's name is a link to where it lies. */
-  ssize_t length = strncmp(info.dli_fname, "/proc/self/fd/", 14) ? -1 : readlink(info.dli_fname, path, sizeof path - 1);
-  if (length < 0) length = snprintf(path, sizeof path, "%s", info.dli_fname);
-  if (length <= 0 || (size_t)length + 10 > sizeof path) return fail(NULL, "the library's path is too long");
-  path[length] = 0;
-  char *dot = strrchr(path, '.'), *slash = strrchr(path, '/');
-  if (!dot || (slash && dot < slash)) dot = path + length;
-  memcpy(dot, ".weights", 9);
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return fail(NULL, "%s: cannot open the weights: %s; keep them beside the library", path, strerror(errno));
-  struct stat status;
-  char digest[64];
-  if (fstat(fd, &status) || !S_ISREG(status.st_mode) || (uint64_t)status.st_size != m->weight_bytes + sizeof digest ||
-      pread(fd, digest, sizeof digest, (off_t)m->weight_bytes) != sizeof digest ||
-      memcmp(digest, m->mapped_digest, sizeof digest) != 0) {
-    close(fd);
-    return fail(NULL, "%s: these weights belong to another model; compile again", path);
-  }
-  void *at = mmap(m->weights, m->weight_bytes, PROT_READ, MAP_PRIVATE | MAP_FIXED, fd, 0);
-  int reason = errno;
-  close(fd);
-  if (at == MAP_FAILED) return fail(NULL, "%s: cannot map the weights: %s", path, strerror(reason));
-  return 0;
-}
-
 /* The pages stay those of the file, shared by all processes. What is not in memory is then read by huge pages, and
  * mapped so where the file system keeps them; where the system knows nothing of that, nothing changes. A private copy
  * in huge pages was no faster (docs/runtime.md). */
-static void advise_huge_weights(void) {
+void advise_weights(void) {
 #ifdef MADV_HUGEPAGE
   uintptr_t begin = round_up((uintptr_t)stepwell_model.weights, HUGE_PAGE);
   uintptr_t end = ((uintptr_t)stepwell_model.weights + stepwell_model.weight_bytes) / HUGE_PAGE * HUGE_PAGE;
   if (begin < end) madvise((void *)begin, end - begin, MADV_HUGEPAGE);
 #endif
-}
-
-/* Once a process: no kernel runs before the first context is made. */
-int prepare_weights(void) {
-  static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-  static bool prepared;
-  pthread_mutex_lock(&mutex);
-  if (!prepared) {
-    prepared = !stepwell_model.mapped_digest || !map_weights_file();
-    if (prepared) advise_huge_weights();
-  }
-  bool failed = !prepared;
-  pthread_mutex_unlock(&mutex);
-  return failed;
 }

@@ -111,7 +111,6 @@ typedef struct {
   int32_t threads;
   void *weights;
   uint64_t weight_bytes;
-  const char *mapped_digest; /* what follows the weights in the file beside the library; NULL: they are inside */
 } stepwell_model_table;
 
 extern const stepwell_model_table stepwell_model;

@@ -1,4 +1,4 @@
-"""From `.ll` to a library: both compilers, weights inside and beside, failures that leave nothing behind."""
+"""From `.ll` to a library: both compilers, weights, failures that leave nothing behind."""
 
 import gc
 import mmap
@@ -79,43 +79,53 @@ def test_weights_are_found_at_their_offsets(tmp_path):
     assert got.view("<u4").tolist() == strided.ravel()[:2].tolist()
 
 
-@pytest.mark.parametrize("offset", [64, 1 << 20])
-def test_mapped_weights(tmp_path, offset):
-    before = [(0, np.ones(8))] if offset > 64 else []
-    path = build(tmp_path / "m.so", [*before, (offset, TAIL)], offset, map_above_bytes=0)
-    assert sorted(os.listdir(tmp_path)) == ["m.so", "m.weights"]
-    model = load(path)
+def test_a_copy_has_the_weights(tmp_path):
+    model = load(build(tmp_path / "m.so", [(0, np.ones(8)), (1 << 20, TAIL)], 1 << 20))
     assert model().tolist() == TAIL.tolist()
     (tmp_path / "to").mkdir()
     model.save(tmp_path / "to" / "k.so")
+    assert os.listdir(tmp_path / "to") == ["k.so"]
     assert load(tmp_path / "to" / "k.so")().tolist() == TAIL.tolist()
-    with (tmp_path / "m.weights").open("r+b") as file:
-        file.seek(-70, os.SEEK_END)
+
+
+@pytest.mark.parametrize("at", [-4096, -(3 << 20)], ids=["weights", "early weights"])
+def test_changed_weights_are_found_out(tmp_path, at):
+    size = 4 << 20
+    path = build(tmp_path / "m.so", [(0, np.ones(size, np.uint8)), (size, TAIL)], size)
+    with path.open("r+b") as file:
+        file.seek(at, os.SEEK_END)
         file.write(b"\x55")
-    with pytest.raises(RunError, match="not the weights of the library"):
-        load(path)
-    (tmp_path / "m.weights").unlink()
-    with pytest.raises(RunError, match="keep it beside the library"):
+    with pytest.raises(RunError, match="not those that were written"):
         load(path)
 
 
-@pytest.mark.parametrize("limit", [0, 1 << 30], ids=["beside the library", "inside"])
-def test_weights_ask_for_huge_pages(tmp_path, limit):
+def mappings_of(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Of each read-only mapping of the file: its bytes, and what the kernel knows of it."""
+    found = re.findall(
+        rf"^([0-9a-f]+)-([0-9a-f]+) r--p .* {re.escape(str(path))}\n((?:[A-Z]\w+: .*\n)*)",
+        Path("/proc/self/smaps").read_text(),
+        re.MULTILINE,
+    )
+    return [
+        (int(end, 16) - int(begin, 16), dict(re.findall(r"(\w+): +(.*)", facts)))
+        for begin, end, facts in found
+    ]
+
+
+def test_weights_ask_for_huge_pages_and_lie_in_them(tmp_path):
     """The kernel notes of which mappings huge pages are wanted ("hg"); their pages stay those of the file."""
     if not Path("/sys/kernel/mm/transparent_hugepage").exists():
         pytest.skip("a kernel without huge pages")
     size = 9 << 20
-    path = build(tmp_path / "m.so", [(0, np.ones(size, np.uint8)), (size, TAIL)], size, map_above_bytes=limit)
+    parts = [(at, np.ones(1 << 16, np.uint8)) for at in range(0, size, 1 << 16)]
+    path = build(tmp_path / "m.so", [*parts, (size, TAIL)], size)
     model = load(path)
     assert model().tolist() == TAIL.tolist()
-    file = path if limit else path.with_suffix(".weights")
-    mappings = re.findall(
-        rf"^([0-9a-f]+)-([0-9a-f]+) r--p .* {re.escape(str(file))}\n(?:.*\n)*?VmFlags:(.*)",
-        Path("/proc/self/smaps").read_text(),
-        re.MULTILINE,
-    )
-    wanted = sum(int(end, 16) - int(begin, 16) for begin, end, flags in mappings if " hg" in flags)
-    assert size - (4 << 20) < wanted <= size
+    wanted = [(size, facts) for size, facts in mappings_of(path) if "hg" in facts["VmFlags"].split()]
+    assert size - (4 << 20) < sum(bytes for bytes, _ in wanted) <= size
+    (tmp_path / "written").write_bytes(b"\x01" * size)
+    if huge_bytes_of(tmp_path / "written"):  # a file system that keeps huge pages
+        assert sum(int(facts["FilePmdMapped"].split()[0]) << 10 for _, facts in wanted) > size // 2
 
 
 def huge_bytes_of(path: Path) -> int:
@@ -123,15 +133,10 @@ def huge_bytes_of(path: Path) -> int:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
         view.madvise(mmap.MADV_HUGEPAGE)
         assert sum(view[:: mmap.PAGESIZE]) >= 0  # every page is mapped
-        found = re.findall(
-            rf" {re.escape(str(path))}\n(?:.*\n)*?FilePmdMapped: *(\d+) kB",
-            Path("/proc/self/smaps").read_text(),
-        )
-    return sum(map(int, found)) << 10
+        return sum(int(facts["FilePmdMapped"].split()[0]) << 10 for _, facts in mappings_of(path))
 
 
-@pytest.mark.parametrize("flush", [False, True])
-def test_a_library_lies_in_huge_pages_where_the_file_system_has_them(tmp_path, flush):
+def test_a_copy_lies_in_huge_pages_where_the_file_system_has_them(tmp_path):
     size = 9 << 20
     (tmp_path / "written").write_bytes(b"\x01" * size)
     if not hasattr(mmap, "MADV_HUGEPAGE") or not huge_bytes_of(tmp_path / "written"):
@@ -139,20 +144,9 @@ def test_a_library_lies_in_huge_pages_where_the_file_system_has_them(tmp_path, f
     with (tmp_path / "linked").open("wb", buffering=0) as file:
         for _ in range(size >> 12):
             file.write(b"\x02" * (1 << 12))
-    install(tmp_path / "linked", tmp_path / "library", flush=flush)
+    install(tmp_path / "linked", tmp_path / "library")
     assert (tmp_path / "library").read_bytes() == b"\x02" * size
     assert huge_bytes_of(tmp_path / "library") > 0
-
-
-def test_mapped_weights_of_another_model_are_refused_in_c(tmp_path):
-    from stepwell.runtime.library import open_library
-
-    first = build(tmp_path / "a.so", [(64, TAIL)], 64, map_above_bytes=0)
-    build(tmp_path / "b.so", [(64, TAIL + 1)], 64, map_above_bytes=0)
-    library = open_library(first)
-    os.replace(tmp_path / "b.weights", tmp_path / "a.weights")
-    with pytest.raises(RunError, match="belong to another model"):
-        library.create_context(1, 0)
 
 
 def test_several_parts_in_order_and_the_same_bytes_each_time(tmp_path, empty_cache):
@@ -173,7 +167,6 @@ def test_zig(tmp_path, monkeypatch):
     monkeypatch.setenv("STEPWELL_CLANG", "zig")
     path = build(tmp_path / "m.so", [(0, TAIL)], 0)
     assert load(path)().tolist() == TAIL.tolist()
-    assert load(build(tmp_path / "n.so", [(64, TAIL)], 64, map_above_bytes=0))().tolist() == TAIL.tolist()
 
 
 @pytest.mark.slow
@@ -236,7 +229,7 @@ class TestFailures:
 
     def test_missing_symbol(self, empty_cache, out):
         text = TEXT.replace("OFFSET", "0").replace("stepwell_rt_output", "no_such_function")
-        build_library([text], [], SIGNATURE, TARGET, out / "m.so")
+        build_library([text], [(0, TAIL)], SIGNATURE, TARGET, out / "m.so")
         with pytest.raises(RunError, match="no_such_function"):
             load(out / "m.so")
 
@@ -388,7 +381,7 @@ def test_the_runtime_knows_every_feature_that_is_asked_for():
 
 
 def test_unloading_maps_nothing_more(tmp_path):
-    path = build(tmp_path / "m.so", [(64, TAIL)], 64, map_above_bytes=0)
+    path = build(tmp_path / "m.so", [(64, TAIL)], 64)
 
     def mappings() -> int:
         gc.collect()
