@@ -38,6 +38,7 @@ SWITCHES: dict[str, dict[str, dict[str, Any] | None]] = {
     "in place": {"plan-memory": {"in_place": False}},
     "merged products": {"merge-products": None},
     "fused loops": {"fuse-loops": None},
+    "loops over rows": {"loop-over-rows": None},
     "tall tiles": {"pack-weights": {"tall_tiles": False}, "assign-schedules": {"tall_tiles": False}},
     "rows outside": {"assign-schedules": {"rows_outside": False}},
     "whole tiles": {"version-masked-tiles": None},

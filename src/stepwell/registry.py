@@ -58,6 +58,7 @@ PASSES: dict[str, Any] = {
     "assign-schedules": f"{_LINALG}.assign_schedules:AssignSchedulesPass",
     "form-kernels": f"{_LINALG}.form_kernels:FormKernelsPass",
     "fuse-loops": f"{_VECTOR}.fuse_loops:FuseLoopsPass",
+    "loop-over-rows": f"{_VECTOR}.loop_over_rows:LoopOverRowsPass",
     "fold-unit-reshapes": f"{_LINALG}.fold_unit_reshapes:FoldUnitReshapesPass",
     "fuse-elementwise": f"{_LINALG}.fuse_elementwise:FuseElementwisePass",
     "move-row-factors": f"{_LINALG}.move_row_factors:MoveRowFactorsPass",

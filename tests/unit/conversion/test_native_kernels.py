@@ -23,7 +23,9 @@ _UNIT = Path(__file__).parents[1]
 _TO_LLVM = (
     "lift-parallel, promote-scratch, plan-memory, unroll-vectors, expand-math, kernels-to-llvm, host-to-llvm"
 )
-_VECTORS = f"assign-schedules, tile-and-fuse, vectorise, linalg-to-loops, bufferize, {_TO_LLVM}"
+_VECTORS = (
+    f"assign-schedules, tile-and-fuse, vectorise, loop-over-rows, linalg-to-loops, bufferize, {_TO_LLVM}"
+)
 _LOOPS = f"linalg-to-loops, bufferize, {_TO_LLVM}"
 _SAMPLE = 1 if os.environ.get("STEPWELL_TEST_ALL") else 9
 

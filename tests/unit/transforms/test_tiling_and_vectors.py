@@ -1,6 +1,7 @@
 """Tiling and vectorising keep the meaning of a kernel, bit for bit on small integers, over shapes with tails."""
 
 from dataclasses import dataclass, field, replace
+from math import prod
 from zlib import crc32
 
 import numpy as np
@@ -17,7 +18,7 @@ from stepwell.registry import DIALECTS
 from stepwell.targets import add_target, resolve_target
 from stepwell.verification import verify_module
 
-PASSES = ("assign-schedules", "tile-and-fuse", "vectorise", "fuse-loops{always}")
+PASSES = ("assign-schedules", "tile-and-fuse", "vectorise", "fuse-loops{always}", "loop-over-rows")
 BUFFER_PASSES = (
     "linalg-to-loops", "bufferize", "lift-parallel", "promote-scratch", "plan-memory", "version-masked-tiles",
 )  # fmt: skip
@@ -186,6 +187,29 @@ def matmul(m, n, k, layout="kn", epilogue=False, dynamic=False):
         body = "%s = arith.addf %a, %b : f32\n%z = arith.constant 0.0 : f32\n%v = arith.maximumf %s, %z : f32"
         h = kernel.generic("mn", ["m, n", "n", "m, n"], [h, bias], out, body)
     return kernel, h
+
+
+@pytest.mark.parametrize("size", [(12, 64, 3), (25, 130, 4), (56, 32, 70), (14, 17, 5)])
+@pytest.mark.parametrize("target", ["x86-64-v4", "x86-64-v3"])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_function_behind_a_product(size, target, dynamic):
+    """With what is read for each element, for each row and for each column; a tile's rows then go through it in a loop."""
+    m, n, k = size
+    kernel = Kernel(dynamic)
+    a, b = kernel.argument((m, k)), kernel.argument((k, n))
+    bias, factor, residual, out = (kernel.argument(s) for s in ((n,), (m,), (m, n), (m, n)))
+    h = kernel.generic(
+        "mnk", ["m, k", "k, n", "m, n"], [a, b], kernel.fill(kernel.empty((m, n), (out, (0, 1)))), MULTIPLY_ADD, "k"
+    )  # fmt: skip
+    body = (  # of a function what is exact everywhere
+        "%s = arith.addf %a, %b : f32\n%z = arith.constant 0.0 : f32\n%y = arith.mulf %s, %z : f32\n"
+        "%e = math.exp %y : f32\n%n = arith.cmpf olt, %s, %z : f32\n%f = arith.select %n, %e, %s : f32\n"
+        "%g = arith.mulf %f, %c : f32\n%v = arith.addf %g, %d : f32"
+    )
+    y = kernel.generic("mn", ["m, n", "n", "m", "m, n", "m, n"], [h, bias, factor, residual], out, body)
+    module = check(kernel, y, target=target, foralls=1, buffers=True)
+    widest = max(prod(op.results[0].type.get_shape()) for op in module.walk() if op.name == "math.exp")
+    assert widest <= 7 * (16 if target == "x86-64-v4" else 8)
 
 
 SIZES = [(1, 64, 7), (7, 65, 5), (49, 128, 4), (13, 100, 6), (5, 33, 0), (2, 3, 70)]
