@@ -138,6 +138,36 @@ class StepOp(IRDLOperation):
 
 
 @irdl_op_definition
+class DeinterleaveOp(IRDLOperation):
+    """
+    The elements at even and those at odd places along the last dim, which is half as long in each result.
+    Errors: a last dim of odd length. Reference: MLIR `vector.deinterleave`.
+    """
+
+    name = "vector.deinterleave"
+    _T: ClassVar = VarConstraint("T", AnyAttr())
+
+    source = operand_def(VectorType)
+    res1 = result_def(_T)
+    res2 = result_def(_T)
+    traits = traits_def(Pure())
+    assembly_format = "$source attr-dict `:` type($source) `->` type($res1)"
+
+    def __init__(self, source: SSAValue):
+        assert isinstance(source.type, VectorType)
+        *outer, last = source.type.get_shape()
+        half = VectorType(source.type.element_type, [*outer, last // 2])
+        super().__init__(operands=[source], result_types=[half, half])
+
+    def verify_(self) -> None:
+        source, result = self.source.type, self.res1.type
+        assert isinstance(source, VectorType)
+        *outer, last = source.get_shape()
+        if last % 2 or result != VectorType(source.element_type, [*outer, last // 2]):
+            raise VerifyException(f"{result} must be {source} with a last dim half as long")
+
+
+@irdl_op_definition
 class GatherOp(IRDLOperation):
     """
     Lane `i` is the element of `base` at `offsets` with `indices[i]` added to the last one where the mask
@@ -173,7 +203,7 @@ class GatherOp(IRDLOperation):
 
 VECTOR = Dialect(
     "vector",
-    [*Vector.operations, GatherOp, MultiReductionOp, ShapeCastOp, StepOp, TransposeOp],
+    [*Vector.operations, DeinterleaveOp, GatherOp, MultiReductionOp, ShapeCastOp, StepOp, TransposeOp],
     [*Vector.attributes],
     Vector._interfaces,
 )

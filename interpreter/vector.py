@@ -234,6 +234,12 @@ def _shape_cast(machine: Machine, op: Operation) -> Results:
     return (np.asarray(machine[op.operands[0]]).reshape(_shape(op.results[0].type)),)
 
 
+@meaning("vector.deinterleave")
+def _deinterleave(machine: Machine, op: Any) -> Results:
+    source = np.asarray(machine[op.source])
+    return source[..., ::2], source[..., 1::2]
+
+
 @meaning("vector.transpose")
 def _transpose(machine: Machine, op: Operation) -> Results:
     permutation = op.properties.get("permutation") or op.attributes["permutation"]

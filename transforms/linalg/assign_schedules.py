@@ -22,7 +22,7 @@ from stepwell.dialects.schedule import TileAttr
 from stepwell.dialects.stepwell import target_of
 from stepwell.remarks import applied, listening, missed
 from stepwell.targets import Target
-from stepwell.transforms.linalg.indices import linear, packed
+from stepwell.transforms.linalg.indices import linear, packed, paired
 from stepwell.transforms.linalg.register_tiles import (
     MAX_LANES,
     PANEL_REGISTERS,
@@ -293,6 +293,8 @@ class _Kernel:
         sums, extents = reduction_dims(node.op), node.extents
         if node is root or not shape.panel or shape.columns is None or shape.batch or None in extents:
             return tile, vector, order
+        if shape.in_pairs:
+            return tile, vector, order
         rows = [d for d in parallel_dims(node.op) if d != shape.columns and extents[d] != 1]
         width = tile[node.root_dims[shape.columns]]
         row_bytes = width * _accumulator_bytes(node.op)
@@ -413,6 +415,7 @@ class _Kernel:
             shape.period,
             shape.reach,
             tall,
+            shape.in_pairs,
         )
 
     # Attention: blocks of the rows that all its ops share, each contraction with a register tile of its own.
@@ -487,7 +490,14 @@ class _Kernel:
             lanes = min(self.target.lanes(_accumulator_bytes(node.op)), MAX_LANES)
             panel = shape.panel if node is last else step
             rows, width = register_tile(
-                shape.row_extent, shape.column_extent, lanes, self.target, panel, shape.period, shape.reach
+                shape.row_extent,
+                shape.column_extent,
+                lanes,
+                self.target,
+                panel,
+                shape.period,
+                shape.reach,
+                pairs=shape.in_pairs,
             )
             sizes = [1] * len(node.extents)
             sizes[shape.row], sizes[shape.columns] = rows, width
@@ -623,7 +633,16 @@ class _Kernel:
         return width if extent is None else min(width, power_of_two(extent))
 
     def _vector_sizes(self, node: _Node, tile: list[int], vector: dict[int, int]) -> list[int]:
-        """The vector sizes of one op: the root's where the dims are the same, its own along its reductions."""
+        """
+        The vector sizes of one op: the root's where the dims are the same, its own along its reductions, two along a sum in pairs.
+        """
+        sizes = self._sizes(node, tile, vector)
+        for pairs in filter(None, map(paired, maps_of(node.op))):
+            if sizes[pairs.column] == pairs.width:
+                sizes[pairs.step] = 2
+        return sizes
+
+    def _sizes(self, node: _Node, tile: list[int], vector: dict[int, int]) -> list[int]:
         if node.op in self.sizes:
             return self.sizes[node.op]
         sizes = [1] * len(node.extents)
@@ -662,6 +681,8 @@ class _Contraction:
     """What the number of rows of a tile must divide, 0 if anything will do: a factor is read at `row mod period`."""
     factor: int = 0
     """The operand that has the rows of a tile with columns."""
+    in_pairs: bool = False
+    """Two steps of the sum are side by side behind each column."""
     reach: int | None = None
     """Elements along `row` that the window of a depthwise contraction reads beside one for each row, if extents are known."""
 
@@ -682,8 +703,8 @@ class _Contraction:
         last = out.results[-1]
         columns = last.position if isinstance(last, AffineDimExpr) else None
         strided = factors is None and columns in b.results[-1].used_dims()
-        if columns is not None and not strided and columns not in _contiguous_dims(b.results[-1]):
-            if columns in _contiguous_dims(a.results[-1]):
+        if columns is not None and not strided and columns not in _run_dims(b):
+            if columns in _run_dims(a):
                 a, b, k = b, a, other
             else:
                 columns = None
@@ -709,18 +730,19 @@ class _Contraction:
         period = next((p[2] for e in a.results if (p := packed(e)) and p[1] == row), 0)
         if row in split and row_extent is not None:
             period = gcd(period, row_extent)
-        pack = packed(b.results[-1])
+        pairs = paired(b)
         return _Contraction(
             columns,
             node.extents[columns],
             row,
             row_extent,
-            pack[2] if pack else 0,
+            pairs.width if pairs else pack[2] if (pack := packed(b.results[-1])) else 0,
             tuple(batch),
             depthwise,
             period=period,
             factor=k,
             reach=_reach(node, a, b, row) if depthwise and factors is not None else None,
+            in_pairs=pairs is not None,
         )
 
     @staticmethod
@@ -805,6 +827,11 @@ def _contiguous_dims(expr: AffineExpr) -> list[int]:
     if (pack := packed(expr)) is not None and "mod" in str(expr):
         return [pack[1]]
     return []
+
+
+def _run_dims(map: AffineMap) -> list[int]:
+    """The dims along which a factor lies in memory: those of its last axis, or the columns of its pairs of steps."""
+    return [pairs.column] if (pairs := paired(map)) else _contiguous_dims(map.results[-1])
 
 
 def _extents(op: linalg.GenericOp) -> list[int | None]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from xdsl.dialects import arith, tensor, vector
@@ -16,6 +17,7 @@ from xdsl.ir.affine import (
     AffineConstantExpr,
     AffineDimExpr,
     AffineExpr,
+    AffineMap,
 )
 
 from stepwell.dialects.scf import ForallOp
@@ -273,6 +275,24 @@ def packed(expr: AffineExpr) -> tuple[AffineBinaryOpKind, int, int] | None:
     ):
         return expr.kind, expr.lhs.position, expr.rhs.value
     return None
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """How a factor of a sum lies in panels of pairs of steps: its last axes are `column mod width` and `step mod 2`."""
+
+    column: int
+    width: int
+    step: int
+
+
+def paired(map: AffineMap) -> Pairs | None:
+    """How a factor that is read by `map` lies in pairs of steps (`pack-weights`); None for any other."""
+    ends = [packed(e) for e in map.results[-2:]]
+    if len(ends) < 2 or any(end is None or end[0] != AffineBinaryOpKind.Mod for end in ends):
+        return None
+    (_, column, width), (_, step, count) = (end for end in ends if end is not None)
+    return Pairs(column, width, step) if count == 2 and column != step else None
 
 
 def domain_of(op: linalg.GenericOp, build: IndexBuilder) -> list[Extent] | None:

@@ -48,12 +48,14 @@ def register_tile(
     period: int = 0,
     reach: int | None = None,
     tall: int = 0,
+    pairs: bool = False,
 ) -> tuple[int, int]:
     """
     The rows and the width of the register tile with the least padded work and loads. `panel`: the width of packed panels, 0 where
     nothing is packed, None where they will be as wide as the tile; `period`: what the rows must divide, 0 where anything goes.
     `reach`, of a depthwise convolution: the elements that a row of a window reads beside those of the tile's pixels; where they are
     few, all of these are in registers, since several taps read each, and clang spills what does not fit. `tall`: `tall_rows`.
+    `pairs`: each column takes two lanes.
     """
     if reach is not None and reach > _SMALL_REACH:
         reach = None
@@ -65,7 +67,7 @@ def register_tile(
     if panel:
         widths = [w for w in widths if panel % w == 0] or [panel]
     for width in widths:
-        vectors = max(1, width // lanes)
+        vectors = max(1, width * (2 if pairs else 1) // lanes)
         most = _MAX_ROWS
         if panel == lanes or (reach is not None and vectors == 1):
             most = _MAX_TALL_ROWS

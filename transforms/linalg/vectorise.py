@@ -20,6 +20,7 @@ from xdsl.dialects.builtin import (
     TensorType,
     VectorType,
     i1,
+    i64,
 )
 from xdsl.dialects.linalg import ops as linalg
 from xdsl.dialects.utils import get_dynamic_index_list
@@ -32,11 +33,19 @@ from stepwell.dialects.arith import ARITH, IndexCastOp, SelectOp
 from stepwell.dialects.schedule import TileAttr
 from stepwell.dialects.stepwell import target_of
 from stepwell.dialects.text import StringType
-from stepwell.dialects.vector import MultiReductionOp, ShapeCastOp, StepOp, TransposeOp
+from stepwell.dialects.vector import DeinterleaveOp, MultiReductionOp, ShapeCastOp, StepOp, TransposeOp
 from stepwell.remarks import applied, listening, missed
 from stepwell.rewriting import may_rewrite, note_rewrite
-from stepwell.transforms.linalg.indices import Extent, IndexBuilder, bound_of, domain_of, linear, packed
-from stepwell.transforms.linalg.structure import maps_of, output_map, reduction_dims
+from stepwell.transforms.linalg.indices import (
+    Extent,
+    IndexBuilder,
+    bound_of,
+    domain_of,
+    linear,
+    packed,
+    paired,
+)
+from stepwell.transforms.linalg.structure import contraction_operands, maps_of, output_map, reduction_dims
 
 KERNEL = "stepwell.kernel"
 SCHEDULE = "schedule"
@@ -234,7 +243,10 @@ class _Emitter:
         self.maps = maps_of(op)
         self.reductions = reduction_dims(op)
         self.vector_dims = [d for d, step in enumerate(self.steps) if step > 1]
+        self.pair = self._pair()
         self.shape = [self.steps[d] for d in self.vector_dims]
+        if self.pair is not None:
+            self.shape = [*self.shape[:-2], self.shape[-2] * self.shape[-1]]
         self.kept = [d for d in self.vector_dims if d not in self.reductions]
         self.kept_shape = [self.steps[d] for d in self.kept]
         self.index: list[Extent] = [0] * len(domain)
@@ -246,6 +258,23 @@ class _Emitter:
         self.combiners = [self._combiner(i) for i in range(len(op.outputs))]
         if any(d in self.reductions for d in self.vector_dims) and None in self.combiners:
             raise _CannotVectorise("its reduction combines values in no way that lanes can")
+
+    def _pair(self) -> int | None:
+        """
+        The reduction dim of which a step of the vector is two, side by side behind the columns of a factor that lies so: what the
+        loop carries has two lanes for each column, which are added behind it.
+        """
+        found = {pairs for m in self.maps if (pairs := paired(m))}
+        pairs = found.pop() if len(found) == 1 else None
+        if pairs is None or self.vector_dims[-2:] != [pairs.column, pairs.step]:
+            return None
+        if contraction_operands(self.op) is None or not isinstance(
+            _element(self.op.outputs[0].type), AnyFloat
+        ):
+            return None
+        extent = self.domain[pairs.step]
+        whole = isinstance(extent, int) and extent % 2 == 0 and self.steps[pairs.step] == 2
+        return pairs.step if whole and self.steps[pairs.column] == pairs.width else None
 
     def _combiner(self, output: int) -> CombiningKindFlag | None:
         """How the body combines output `output` with its accumulator, if that is a known way."""
@@ -310,7 +339,10 @@ class _Emitter:
         """`body` at every step of `dim`: whole vectors, then what is left over with masks."""
         extent, step = self.domain[dim], self.steps[dim]
         outer = self.index[dim]
-        if step == 1:
+        if dim == self.pair:
+            assert isinstance(extent, int), "pairs are of a number of steps that is known"
+            carried = self._for(dim, 0, extent // 2, 1, carried, body)
+        elif step == 1:
             carried = self._for(dim, 0, extent, 1, carried, body)
         elif isinstance(extent, int):
             whole = extent - extent % step
@@ -362,7 +394,8 @@ class _Emitter:
                     element = _element(out.type)
                     kind = self.combiners[i]
                     assert kind is not None, "checked when the schedule was read"
-                    accumulators.append(self._splat(_neutral(kind, element), element, self.shape))
+                    start = self._zero(i) or _neutral(kind, element)
+                    accumulators.append(self._splat(start, element, self.shape))
             else:
                 accumulators = initial
             values = self._reduce(inner, accumulators)
@@ -378,10 +411,22 @@ class _Emitter:
     def _combine(self, output: int, value: SSAValue, initial: SSAValue) -> SSAValue:
         kind = self.combiners[output]
         assert kind is not None, "checked when the schedule was read"
+        if self.pair is not None:
+            halves = self.build.add(DeinterleaveOp(value))
+            value = self.build.add(arith.AddfOp(halves.res1, halves.res2)).result
+            return value if self._zero(output) else self.build.add(arith.AddfOp(value, initial)).result
         dims = [i for i, d in enumerate(self.vector_dims) if d in self.reductions]
         if len(self.shape) == 1:
             return self.build.add(_reduction(kind, value, initial)).results[0]
         return self.build.add(MultiReductionOp(kind, value, initial, dims)).dest
+
+    def _zero(self, output: int) -> FloatAttr | None:
+        """The zero that a sum in pairs starts from, if it does: each lane can, and nothing is added behind the loop."""
+        known = self.held.get(self.op.outputs[output])
+        if self.pair is None or known is None or known.axes is not None:
+            return None
+        start = owner.value if isinstance(owner := known.value.owner, arith.ConstantOp) else None
+        return start if isinstance(start, FloatAttr) and str(start.value.data) == "0.0" else None
 
     def _initial(self, output: int, out: SSAValue) -> SSAValue:
         """What the accumulator of `output` starts from: a vector over the parallel vector dims, or a scalar."""
@@ -446,7 +491,9 @@ class _Emitter:
             position = value.index
             if position < len(self.op.inputs):
                 operand = self.op.inputs[position]
-                if isinstance(operand.type, TensorType):
+                if isinstance(operand.type, TensorType) and self.pair is not None:
+                    known = self._read_pairs(operand, self.maps[position])
+                elif isinstance(operand.type, TensorType):
                     known = self._read(operand, self.maps[position], self.vector_dims, operand, fold=True)
                 else:
                     known = _Value(operand, "scalar")
@@ -622,6 +669,59 @@ class _Emitter:
         if any(f != 1 for f in factor_of.values()):
             return self._strided(base, starts, axis_of, factor_of, dims)
         return self._transfer(base, build.values(starts), axis_of, dims)
+
+    def _read_pairs(self, value: SSAValue, map: AffineMap) -> _Value:
+        """
+        Two steps of a factor of a sum in pairs: of the one that lies in pairs as it lies, a run of both steps of each column; of the
+        other one both for each row, once for each column.
+        """
+        build, step = self.build, self.pair
+        assert step is not None, "the sum is in pairs"
+        index = self.index[step]
+        element = _element(value.type)
+        *rows, column, _ = self.vector_dims
+        try:
+            if paired(map) is None:
+                if column in map.used_dims():
+                    raise _CannotVectorise("both factors of a sum in pairs have the columns")
+                self.index[step] = build.times(index, 2)
+                both = self._read(value, map, [*rows, step], value, fold=True).value
+                ones = [*(self.steps[d] for d in rows), 1, 2]
+                both = build.add(ShapeCastOp(both, VectorType(element, ones))).result
+                ones[-2] = self.steps[column]
+                both = build.add(vector.BroadcastOp(both, VectorType(element, ones))).vector
+                return _Value(build.add(ShapeCastOp(both, VectorType(element, self.shape))).result, "vector")
+        finally:
+            self.index[step] = index
+        base, offsets, strides = _origin(value)
+        assert isinstance(base.type, TensorType)
+        *shape, columns, two = base.type.get_shape()
+        rank = len(shape)
+        if columns != self.steps[column] or (strides is not None and set(strides) != {1}):
+            raise _CannotVectorise("a panel of pairs is not read whole")
+        starts: list[Extent] = []
+        for axis, expr in enumerate(map.results[:-2]):
+            halved = (pack := packed(expr)) is not None and pack[1] == step
+            start = index if halved else self._axis(expr, ())[0]
+            starts.append(build.plus(offsets[axis], start) if offsets is not None else start)
+        groups = [*([axis] for axis in range(rank)), [rank, rank + 1]]
+        flat = tensor.CollapseShapeOp.build(
+            operands=[base],
+            properties={
+                "reassociation": ArrayAttr(ArrayAttr(IntegerAttr(axis, i64) for axis in g) for g in groups)
+            },
+            result_types=[TensorType(element, [*shape, columns * two])],
+        )
+        zeros = [AffineConstantExpr(0)] * len(rows)
+        read = vector.TransferReadOp(
+            build.add(flat).result,
+            build.values([*starts, 0]),
+            build.poison(element),
+            VectorType(element, self.shape),
+            _bools([True] * len(self.shape)),
+            permutation_map=AffineMapAttr(AffineMap(rank + 1, 0, (*zeros, AffineDimExpr(rank)))),
+        )
+        return _Value(build.add(read).result, "vector")
 
     def _axis(self, expr: AffineExpr, dims: Sequence[int]) -> tuple[Extent, tuple[int, int] | None]:
         """The first index that `expr` names at this step, and the vector dim along which it moves, how far."""

@@ -184,7 +184,8 @@ def is_worth_expanding(window: Window, expand: linalg.GenericOp, step: int, targ
 
 def step_of_channels(expand: linalg.GenericOp, target: Target) -> int:
     """Channels of the window's operand that are computed at a time: a panel of weights, or one register of them."""
-    widths = [p[2] for m in maps_of(expand) for e in m.results if (p := packed(e))]
+    columns = parallel_dims(expand)
+    widths = [p[2] for m in maps_of(expand) for e in m.results if (p := packed(e)) and p[1] in columns]
     return min(widths, default=target.lanes(element_bytes(expand.results[0])))
 
 

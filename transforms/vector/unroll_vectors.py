@@ -200,7 +200,12 @@ def _broadcast(u: Unroller, op: Any) -> None:
 
 def _gather_lanes(u: Unroller, op: Any, where: Callable[[tuple[int, ...]], tuple[int, ...]]) -> None:
     """A result whose element at `c` is the element at `where(c)` of the first operand."""
-    source, type = op.operands[0], op.results[0].type
+    u.replace(op, _gathered(u, op, op.results[0].type, where))
+
+
+def _gathered(u: Unroller, op: Any, type: Any, where: Callable[[tuple[int, ...]], tuple[int, ...]]) -> Pieces:
+    """The pieces of a vector of `type` whose element at `c` is the element at `where(c)` of the first operand of `op`."""
+    source = op.operands[0]
     old, old_shape = u.get(source), u.shape(source.type)
     pieces: Pieces = []
     for row, offset, width in u.shape(type).places():
@@ -210,7 +215,15 @@ def _gather_lanes(u: Unroller, op: Any, where: Callable[[tuple[int, ...]], tuple
             number, at = old_shape.locate(where(coordinates))
             lanes.append((old[number], at))
         pieces.append(u.assemble(lanes, type.element_type))
-    u.replace(op, pieces)
+    return pieces
+
+
+def _deinterleave(u: Unroller, op: Any) -> None:
+    halves = [
+        _gathered(u, op, result.type, lambda c, odd=odd: (*c[:-1], 2 * c[-1] + odd))
+        for odd, result in enumerate(op.results)
+    ]
+    u.replace(op, *halves)
 
 
 def _shape_cast(u: Unroller, op: Any) -> None:
@@ -518,6 +531,7 @@ _HANDLERS: dict[str, Handler] = {
     "vector.broadcast": _broadcast,
     "vector.splat": _broadcast,
     "vector.shape_cast": _shape_cast,
+    "vector.deinterleave": _deinterleave,
     "vector.transpose": _transpose,
     "vector.extract_strided_slice": _extract_strided_slice,
     "vector.insert_strided_slice": _insert_strided_slice,

@@ -40,6 +40,7 @@ func.func @vectors(%a: vector<4x16xf32>, %f: vector<4xf32>, %s: f32, %c: i1, %m:
   %5 = vector.gather %t[%n] [%4], %m, %f : tensor<8xf32>, vector<4xindex>, vector<4xi1>, vector<4xf32> into vector<4xf32>
   %6 = arith.select %c, %0, %5 : vector<4xf32>
   %7 = arith.select %m, %6, %d : vector<4xi1>, vector<4xf32>
+  %8, %9 = vector.deinterleave %a : vector<4x16xf32> -> vector<4x8xf32>
   func.return %7, %1 : vector<4xf32>, f32
 }
 """
@@ -102,6 +103,7 @@ def test_upstream_reads_the_same_program(source: str, generic: bool):
         ("%0 = vector.multi_reduction <add>, %a, %f [0] : vector<4x16xf32> to vector<4xf32>", "must be [16]"),
         ("%0 = vector.transpose %a, [1, 1] : vector<4x16xf32> to vector<16x16xf32>", "must permute"),
         ("%0 = vector.shape_cast %a : vector<4x16xf32> to vector<63xf32>", "differ in size"),
+        ("%0, %1 = vector.deinterleave %a : vector<4x16xf32> -> vector<4x4xf32>", "half as long"),
         ("%0 = arith.sitofp %g : vector<4xi8> to vector<8xf32>", "the same shape"),
         ("%0 = arith.extsi %g : vector<4xi8> to vector<4xi8>", "width"),
         ("%0 = arith.index_cast %g : vector<4xi8> to vector<4xi32>", "must be of index"),

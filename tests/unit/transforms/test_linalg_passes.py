@@ -91,6 +91,27 @@ def test_contraction_keeps_its_meaning(columns, transposed, groups):
             assert "linalg.generic" not in main
 
 
+@pytest.mark.parametrize(
+    ("columns", "steps", "groups", "fp", "pairs"),
+    [
+        (24, 34, 1, "default", True),
+        (40, 64, 1, "default", True),
+        (24, 35, 1, "default", False),
+        (24, 34, 3, "default", False),
+        (24, 34, 1, "strict", False),
+        (56, 34, 1, "default", False),
+    ],
+)
+def test_half_a_register_of_columns_lies_in_pairs_of_steps(columns, steps, groups, fp, pairs):
+    rng = np.random.default_rng(columns)
+    text, (weights, *inputs) = contraction(5, columns, steps, groups, False, rng)
+    before, after, printed = run(
+        text, f"set-target{{target=x86-64-v4 fp={fp}}},pack-weights", inputs, weights
+    )
+    np.testing.assert_array_equal(before[0], after[0])
+    assert ("mod 2)" in printed) is pairs
+
+
 def test_lit_programs_keep_their_meaning():
     rng = np.random.default_rng(0)
     text = (LIT / "fuse-elementwise.ir").read_text()

@@ -223,6 +223,28 @@ def test_matmul(size, layout):
         check(kernel, h, target=target, foralls=None)
 
 
+@pytest.mark.parametrize(
+    "size", [(8, 24, 2), (49, 24, 32), (1, 24, 8), (13, 40, 70), (25, 12, 6), (3, 24, 66)]
+)
+@pytest.mark.parametrize("behind", ["nothing", "functions", "contents"])
+def test_matmul_in_pairs_of_steps(size, behind):
+    """Two steps of a sum side by side; with element-wise ops behind it, or added to what the result holds."""
+    m, n, k = size
+    kernel = Kernel()
+    a, b = kernel.argument((m, k)), kernel.argument((1, k // 2, n, 2))
+    bias, out = kernel.argument((n,)), kernel.argument((m, n))
+    start = {"nothing": lambda: kernel.fill(out), "contents": lambda: out}.get(
+        behind, lambda: kernel.fill(kernel.empty((m, n)))
+    )()
+    maps = ["m, k", f"n floordiv {n}, k floordiv 2, n mod {n}, k mod 2", "m, n"]
+    h = kernel.generic("mnk", maps, [a, b], start, MULTIPLY_ADD, "k")
+    if behind == "functions":
+        body = "%s = arith.addf %a, %b : f32\n%z = arith.constant 0.0 : f32\n%v = arith.maximumf %s, %z : f32"
+        h = kernel.generic("mn", ["m, n", "n", "m, n"], [h, bias], out, body)
+    module = check(kernel, h, target="x86-64-v4" if n > 12 else "x86-64-v3", foralls=None, buffers=True)
+    assert "vector.deinterleave" in str(module)
+
+
 @pytest.mark.parametrize("layout", ["kn", "km", "nk"])
 @pytest.mark.parametrize("size", [*SIZES, (0, 5, 3), (12, 0, 3)])
 def test_matmul_of_unknown_extents(size, layout):
@@ -522,10 +544,10 @@ def test_attention(size, epilogue, unknown_rows):
         assert keys not in buffers, "what is made of the scores overwrites them"
 
 
-def inverted_residual(size, stride, pads, taps, epilogue) -> tuple[Kernel, tuple]:
+def inverted_residual(size, stride, pads, taps, epilogue, pairs=False) -> tuple[Kernel, tuple]:
     """
     `project(window(pad(expand(x))))`; `pads`: low and high, of rows and of columns; `taps`: in each direction, of expand, which goes in
-    steps of 2 if they are many and is left out if there are none.
+    steps of 2 if they are many and is left out if there are none; `pairs`: the weights of project lie in pairs of steps.
     """
     height, width, narrow, channels, columns = size
     kernel = Kernel()
@@ -558,12 +580,13 @@ def inverted_residual(size, stride, pads, taps, epilogue) -> tuple[Kernel, tuple
     if epilogue:
         maps, out = ["n, h, w, c", "n, h, w, c"], kernel.empty((1, *pixels, channels))
         y = kernel.generic("nhwc", maps, [y], out, "%v = arith.addf %a, %a : f32")
-    w2 = kernel.argument((channels, columns))
+    w2 = kernel.argument((1, channels // 2, columns, 2) if pairs else (channels, columns))
     rest = kernel.argument((1, *pixels, columns)) if epilogue else None
     out = kernel.argument((1, *pixels, columns))
     sums = kernel.fill(kernel.empty(out[1]) if epilogue else out)
+    panel = f"c floordiv {columns}, k floordiv 2, c mod {columns}, k mod 2" if pairs else "k, c"
     y = kernel.generic(
-        "nhwck", ["n, h, w, k", "k, c", "n, h, w, c"], [y, w2], sums, MULTIPLY_ADD, reductions="k"
+        "nhwck", ["n, h, w, k", panel, "n, h, w, c"], [y, w2], sums, MULTIPLY_ADD, reductions="k"
     )
     if epilogue:
         maps = ["n, h, w, c"] * 3
@@ -593,6 +616,15 @@ def test_depthwise_between_products(case, taps, target):
     module = check(kernel, y, foralls=1, target=target)
     if taps and any(pads):
         assert "tensor.pad" not in str(module), "the border is filled in the tile"
+
+
+@pytest.mark.parametrize("taps", [0, 1])
+@pytest.mark.parametrize("case", [((8, 9, 5, 32, 24), 1, True), ((17, 9, 4, 24, 40), 2, False)])
+def test_a_product_in_pairs_behind_a_depthwise_convolution(case, taps):
+    size, stride, epilogue = case
+    kernel, y = inverted_residual(size, stride, (1, 1) if taps else (0, 0), taps, epilogue, pairs=True)
+    module = check(kernel, y, foralls=1, buffers=True)
+    assert "vector.deinterleave" in str(module)
 
 
 def test_two_results():

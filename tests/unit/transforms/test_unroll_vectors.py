@@ -95,7 +95,7 @@ def test_a_row_that_does_not_exist_is_the_last_one_where_nobody_keeps_it(tmp_pat
 def test_permuted_broadcast_and_strided_reads(tmp_path):
     text = _kernel(
         "k",
-        "%x: memref<5x?xf32>, %o: memref<6x8x4xf32>, %i: index",
+        "%x: memref<5x?xf32>, %o: memref<7x8x4xf32>, %i: index",
         """
   %s = memref.subview %x[0, 1] [5, 3] [1, 2] : memref<5x?xf32> to memref<5x3xf32, strided<[?, 2], offset: 1>>
   %d = memref.subview %x[%i, 1] [3, 4] [1, 1] : memref<5x?xf32> to memref<3x4xf32, strided<[?, 1], offset: ?>>
@@ -108,14 +108,20 @@ def test_permuted_broadcast_and_strided_reads(tmp_path):
   %h = vector.broadcast %g : vector<8x1xf32> to vector<8x4xf32>
   %t = vector.transpose %a, [1, 0] : vector<8x4xf32> to vector<4x8xf32>
   %u = vector.shape_cast %t : vector<4x8xf32> to vector<8x4xf32>
+  %w = vector.shape_cast %a : vector<8x4xf32> to vector<4x8xf32>
+  %v0, %v1 = vector.deinterleave %w : vector<4x8xf32> -> vector<4x4xf32>
+  %v2 = arith.subf %v1, %v0 : vector<4x4xf32>
+  %v3 = vector.shape_cast %v2 : vector<4x4xf32> to vector<1x4x4xf32>
+  %v4 = vector.broadcast %v3 : vector<1x4x4xf32> to vector<2x4x4xf32>
+  %v = vector.shape_cast %v4 : vector<2x4x4xf32> to vector<8x4xf32>
   """
         + "\n".join(
             f"""  %k{n} = arith.constant {n} : index
-  vector.transfer_write %{v}, %o[%k{n}, %c0, %c0] {{permutation_map = affine_map<(d0, d1, d2) -> (d1, d2)>, in_bounds = [true, true]}} : vector<8x4xf32>, memref<6x8x4xf32>"""
-            for n, v in enumerate("abcehu")
+  vector.transfer_write %{v}, %o[%k{n}, %c0, %c0] {{permutation_map = affine_map<(d0, d1, d2) -> (d1, d2)>, in_bounds = [true, true]}} : vector<8x4xf32>, memref<7x8x4xf32>"""
+            for n, v in enumerate("abcehuv")
         ),
     )
-    x, o = _floats(5, 9), np.zeros((6, 8, 4), np.float32)
+    x, o = _floats(5, 9), np.zeros((7, 8, 4), np.float32)
     _run(tmp_path, text, [x, o], [9, 2])
     assert np.array_equal(o[0], _padded(x.T[1:], (8, 4)))
     assert np.array_equal(o[1], _padded(x[:, 1:7:2], (8, 4)))
@@ -123,6 +129,8 @@ def test_permuted_broadcast_and_strided_reads(tmp_path):
     assert np.array_equal(o[3], np.repeat(_padded(x[3:4, 3:5], (1, 4)), 8, 0))
     assert np.array_equal(o[4], np.repeat(_padded(x[:, 3:4], (8, 1)), 4, 1))
     assert np.array_equal(o[5], o[0].T.reshape(8, 4))
+    pairs = o[0].reshape(4, 4, 2)
+    assert np.array_equal(o[6].reshape(2, 4, 4), np.stack([pairs[..., 1] - pairs[..., 0]] * 2))
 
 
 @needs_clang
