@@ -53,11 +53,20 @@ def _prefetch(low: FunctionLowering, loop: Any, rows: int, tiles: _RowTiles | No
     Ask for what the contraction `loop`, which sums `rows` rows, will load from its panel: the next part where that is known (`tiles`:
     what is known of it at run time only), else some steps ahead.
     """
+    asked: set[SSAValue] = set()
     for op in loop.body.block.ops:
-        if op.name == "vector.load" and not (
-            rows >= _ACCUMULATORS and _prefetch_next_panel(low, op, loop, tiles)
-        ):
+        if op.name != "vector.load" or op.operands[0] in asked:
+            continue
+        if rows >= _ACCUMULATORS and _prefetch_next_panel(low, op, loop, tiles):
+            asked.add(op.operands[0])
+        else:
             _prefetch_ahead(low, op, loop, rows)
+
+
+def _row_lanes(loop: Any, buffer: SSAValue) -> int:
+    """The elements that `loop` loads from a row of `buffer`, in one piece or in several."""
+    loads = (op for op in loop.body.block.ops if op.name == "vector.load" and op.operands[0] is buffer)
+    return sum(prod(load.results[0].type.get_shape()) for load in loads)
 
 
 def _tiles_at_run_time(low: FunctionLowering, loop: Any) -> _RowTiles | None:
@@ -66,7 +75,7 @@ def _tiles_at_run_time(low: FunctionLowering, loop: Any) -> _RowTiles | None:
         if op.name == "vector.load":
             found = _tiles_of_rows(low, list(op.operands[1:]))
             if found is not None and isinstance(number := found[1], SSAValue):
-                (lanes,) = op.results[0].type.get_shape()
+                lanes = _row_lanes(loop, op.operands[0])
                 share = low.emit(
                     "udiv", (low.emit("add", (number, low.integer(lanes - 1)), i64), number), i64
                 )
@@ -103,7 +112,7 @@ def _prefetch_next_panel(low: FunctionLowering, load: Any, loop: Any, tiles: _Ro
     reads in `loop` and those around it; False where it does not read a panel row by row, or few tiles of rows go over it.
     """
     buffer, indices = low.buffer(load.operands[0]), list(load.operands[1:])
-    (lanes,) = load.results[0].type.get_shape()
+    lanes = _row_lanes(loop, load.operands[0])
     if not all(isinstance(stride, int) for stride in buffer.strides):
         return False
     place = low.place(buffer, [low.value(index) for index in indices])

@@ -39,10 +39,12 @@ from stepwell.transforms.linalg.structure import (
     reduction_dims,
 )
 
-_PANEL_REGISTERS = (4, 2, 1)
-"""Widths of a panel in vector registers. Wider tiles need fewer loads a multiply-add (64 against 16
-columns: 1.04x measured at 16 lanes), so a narrower panel must save more than that in padding."""
-_NARROWER_COSTS = 1.03
+_PANEL_COSTS = {4: 1.0, 2: 1.03, 3: 1.04, 1: 1.06}
+"""
+Widths of a panel in vector registers, and what a column costs in each. Wider tiles need fewer loads a multiply-add (64 against 16
+columns: 1.04 measured at 16 lanes), so a narrower panel must save more than that in padding. Three registers are for what only one
+would fill otherwise (3136x24x144 1.19, 784x40x240 1.11, 784x256x144 1.10 times as fast); of two, tiles can be taller.
+"""
 _FEW_ROWS, _NEAR = 64, 0.4
 """
 Matrix products of up to this many rows have panels as wide as their tile, since its height decides how many rows of it are idle
@@ -124,7 +126,7 @@ def _pack(
         # A tile of half a panel would stride through memory.
         tall = tall_rows(op, other, rows.dim, target) if options.tall_tiles else 0
         tile = register_tile(rows.extent, extents[column], lanes, target, None, tall=tall)
-        width = min(width, max(lanes, tile[1]))
+        width = width if width == 3 * lanes else min(width, max(lanes, tile[1]))
     order = [d for d in parallel_dims(op) if d in read and d != column]
     order += [column] + [d for d in reduction_dims(op) if d in read]
     step = _pairs(op, other, column, order, lanes, target) if options.pairs else None
@@ -262,15 +264,8 @@ def panel_width(columns: int, lanes: int) -> int:
     The width of a panel for a factor of `columns` columns: up to four registers of `lanes` elements, fewer
     where padding to whole panels would cost more than a narrower tile does.
     """
-    best, best_cost = lanes, float("inf")
-    penalty = 1.0
-    for registers in _PANEL_REGISTERS:
-        width = registers * lanes
-        cost = -(-columns // width) * width * penalty
-        if cost < best_cost:
-            best, best_cost = width, cost
-        penalty *= _NARROWER_COSTS
-    return best
+    padded = {n * lanes: -(-columns // (n * lanes)) * n * lanes * cost for n, cost in _PANEL_COSTS.items()}
+    return min(padded, key=padded.__getitem__)
 
 
 def _panels(array: np.ndarray, axis: int, width: int) -> np.ndarray:

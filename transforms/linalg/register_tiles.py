@@ -65,7 +65,7 @@ def register_tile(
     if column_extent is not None and column_extent < lanes:
         widths = [power_of_two(max(1, column_extent))]
     if panel:
-        widths = [w for w in widths if panel % w == 0] or [panel]
+        widths = [w for w in widths if panel % w == 0 and panel != 3 * lanes] or [panel]
     for width in widths:
         vectors = max(1, width * (2 if pairs else 1) // lanes)
         most = _MAX_ROWS
