@@ -31,6 +31,8 @@ _LIMIT_S = 600
 _GLIBC = "2.28"
 """What zig links against: the oldest that manylinux wheels still support."""
 _PARALLEL = 2
+_LAYOUT = ("-mllvm", "-align-all-functions=6")
+"""Kernels begin at cache lines: where its code lies changed the time of one by up to 5 %, with whatever stood in front of it."""
 _RUNTIME = Path(__file__).resolve().parents[1].parent / "runtime" / "c"
 
 
@@ -241,14 +243,14 @@ def _compile_cached(
 def compile_object(ll_text: str, target: Target, opt: int = 2) -> bytes:
     """The object file of one module of LLVM IR, position-independent."""
     driver = find_driver(target)
-    flags = [f"-O{min(opt, 3)}", *driver.target_flags(target), *driver.compile_flags()]
+    flags = [f"-O{min(opt, 3)}", *_LAYOUT, *driver.target_flags(target), *driver.compile_flags()]
     return _compile_cached(driver, ll_text.encode(), ".ll", flags)
 
 
 def compile_assembly(ll_text: str, target: Target, opt: int = 2) -> str:
     """The assembly of one module of LLVM IR."""
     driver = find_driver(target)
-    flags = [f"-O{min(opt, 3)}", "-S", *driver.target_flags(target), *driver.compile_flags()]
+    flags = [f"-O{min(opt, 3)}", "-S", *_LAYOUT, *driver.target_flags(target), *driver.compile_flags()]
     return _compile_cached(driver, ll_text.encode(), ".ll", flags).decode()
 
 

@@ -70,7 +70,7 @@ def run(text: str, pipeline: str, inputs: list, weights=None) -> tuple[list, lis
     return before, interpret(module, inputs, ctx), str(module)
 
 
-@pytest.mark.parametrize("columns", [1, 10, 16, 33, 64, 100])
+@pytest.mark.parametrize("columns", [1, 10, 16, 33, 48, 64, 100])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("groups", [1, 3])
 def test_contraction_keeps_its_meaning(columns, transposed, groups):

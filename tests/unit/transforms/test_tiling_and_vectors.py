@@ -175,8 +175,9 @@ def matmul(m, n, k, layout="kn", epilogue=False, dynamic=False):
     a_map = "k, m" if layout == "km" else "m, k"
     if layout == "nk":
         b, b_map = kernel.argument((n, k)), "n, k"
-    elif layout == "packed":
-        b, b_map = kernel.argument((-(-n // 64), k, 64)), "n floordiv 64, k, n mod 64"
+    elif layout.startswith("packed"):
+        width = 48 if layout == "packed by 48" else 64
+        b, b_map = kernel.argument((-(-n // width), k, width)), f"n floordiv {width}, k, n mod {width}"
     else:
         b, b_map = kernel.argument((k, n)), "k, n"
     bias = kernel.argument((n,)) if epilogue else None
@@ -215,8 +216,8 @@ def test_a_function_behind_a_product(size, target, dynamic):
 SIZES = [(1, 64, 7), (7, 65, 5), (49, 128, 4), (13, 100, 6), (5, 33, 0), (2, 3, 70)]
 
 
-@pytest.mark.parametrize("layout", ["kn", "km", "nk", "packed"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("layout", ["kn", "km", "nk", "packed", "packed by 48"])
+@pytest.mark.parametrize("size", [*SIZES, (19, 144, 9)])
 def test_matmul(size, layout):
     for target in ("x86-64-v4", "x86-64-v3"):
         kernel, h = matmul(*size, layout, epilogue=size[0] % 2 == 1)
