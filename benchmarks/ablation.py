@@ -39,7 +39,7 @@ SWITCHES: dict[str, dict[str, dict[str, Any] | None]] = {
     "merged products": {"merge-products": None},
     "fused loops": {"fuse-loops": None},
     "loops over rows": {"loop-over-rows": None},
-    "pairs of steps": {"pack-weights": {"pairs": False}},
+    "pairs and threes": {"pack-weights": {"pairs": False, "three_registers": False}},
     "tall tiles": {"pack-weights": {"tall_tiles": False}, "assign-schedules": {"tall_tiles": False}},
     "rows outside": {"assign-schedules": {"rows_outside": False}},
     "whole tiles": {"version-masked-tiles": None},

@@ -77,6 +77,8 @@ class PackWeightsPass(ModulePass):
     """As in `assign-schedules`: panels are as wide as its tiles."""
     pairs: bool = True
     """Two steps of a sum side by side where half a register of columns would be padding."""
+    three_registers: bool = True
+    """Panels of three registers where only one would fill otherwise."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         target = target_of(op)
@@ -120,7 +122,7 @@ def _pack(
     if prod(extents[d] for d in read if d != column) < 2:
         return False
     lanes = target.lanes(element.size)
-    width = panel_width(extents[column], lanes)
+    width = panel_width(extents[column], lanes, options.three_registers)
     aligned = extents[column] % lanes == 0
     if (rows := _rows(op, other, read, written, aligned, target)) is not None:
         # A tile of half a panel would stride through memory.
@@ -259,13 +261,13 @@ def _has_strided_window(op: Operation | Block) -> bool:
     return any(max(terms[0].values(), default=1) > 1 for e in exprs if (terms := linear(e)))
 
 
-def panel_width(columns: int, lanes: int) -> int:
+def panel_width(columns: int, lanes: int, three_registers: bool = True) -> int:
     """
     The width of a panel for a factor of `columns` columns: up to four registers of `lanes` elements, fewer
     where padding to whole panels would cost more than a narrower tile does.
     """
-    padded = {n * lanes: -(-columns // (n * lanes)) * n * lanes * cost for n, cost in _PANEL_COSTS.items()}
-    return min(padded, key=padded.__getitem__)
+    costs = {n * lanes: cost for n, cost in _PANEL_COSTS.items() if n != 3 or three_registers}
+    return min(costs, key=lambda width: -(-columns // width) * width * costs[width])
 
 
 def _panels(array: np.ndarray, axis: int, width: int) -> np.ndarray:
