@@ -363,6 +363,12 @@ class _Kernel:
         places = _result_dims(node.op)
         if panels > self.target.l2_bytes // 2 or shape.column_extent is None or shape.row not in places:
             return False
+        if (
+            panels <= self.target.l1_bytes
+            and self.target.threads > 1
+            and self._shares_lines(node, shape, places)
+        ):
+            return True
         if any(places.index(d) < places.index(shape.row) for d in shape.batch):
             return False  # each of a batch has panels of its own
         if panels < left and all(d in (column, shape.row) or node.extents[d] == 1 for d in places):
@@ -374,6 +380,12 @@ class _Kernel:
         if not blocks:
             return False
         return left + panels * blocks < panels + left * -(-shape.column_extent // width)
+
+    def _shares_lines(self, node: _Node, shape: "_Contraction", places: list[int]) -> bool:
+        """Whether threads that have a group each, of a convolution, would write to the same cache lines: 34 channels of 136."""
+        line = self.target.lanes(_accumulator_bytes(node.op))
+        inside = [d for d in shape.batch if d in places and places.index(d) > places.index(shape.row or 0)]
+        return bool(inside) and (shape.column_extent or 1) % line != 0
 
     def _lines(self, node: _Node, shape: "_Contraction") -> list[int]:
         """
