@@ -492,7 +492,8 @@ class _Emitter:
             if position < len(self.op.inputs):
                 operand = self.op.inputs[position]
                 if isinstance(operand.type, TensorType) and self.pair is not None:
-                    known = self._read_pairs(operand, self.maps[position])
+                    map = self.maps[position]
+                    known = self._read_pairs(operand, map) if paired(map) else self._read_steps(operand, map)
                 elif isinstance(operand.type, TensorType):
                     known = self._read(operand, self.maps[position], self.vector_dims, operand, fold=True)
                 else:
@@ -670,29 +671,31 @@ class _Emitter:
             return self._strided(base, starts, axis_of, factor_of, dims)
         return self._transfer(base, build.values(starts), axis_of, dims)
 
-    def _read_pairs(self, value: SSAValue, map: AffineMap) -> _Value:
-        """
-        Two steps of a factor of a sum in pairs: of the one that lies in pairs as it lies, a run of both steps of each column; of the
-        other one both for each row, once for each column.
-        """
+    def _read_steps(self, value: SSAValue, map: AffineMap) -> _Value:
+        """Two steps of the plain factor of a sum in pairs: both for each row, once for each column."""
         build, step = self.build, self.pair
         assert step is not None, "the sum is in pairs"
-        index = self.index[step]
+        *rows, column, _ = self.vector_dims
+        if column in map.used_dims():
+            raise _CannotVectorise("both factors of a sum in pairs have the columns")
+        pair = self.index[step]
+        self.index[step] = build.times(pair, 2)
+        both = self._read(value, map, [*rows, step], value, fold=True)
+        self.index[step] = pair
+        if both.kind == "scalar":
+            return both
+        element, shape = _element(value.type), [*(self.steps[d] for d in rows), 1, 2]
+        one = build.add(ShapeCastOp(both.value, VectorType(element, shape))).result
+        shape[-2] = self.steps[column]
+        all = build.add(vector.BroadcastOp(one, VectorType(element, shape))).vector
+        return _Value(build.add(ShapeCastOp(all, VectorType(element, self.shape))).result, "vector")
+
+    def _read_pairs(self, value: SSAValue, map: AffineMap) -> _Value:
+        """Two steps of the factor of a sum in pairs that lies so: a run of both of each column, the same for each row."""
+        build, step = self.build, self.pair
+        assert step is not None, "the sum is in pairs"
         element = _element(value.type)
         *rows, column, _ = self.vector_dims
-        try:
-            if paired(map) is None:
-                if column in map.used_dims():
-                    raise _CannotVectorise("both factors of a sum in pairs have the columns")
-                self.index[step] = build.times(index, 2)
-                both = self._read(value, map, [*rows, step], value, fold=True).value
-                ones = [*(self.steps[d] for d in rows), 1, 2]
-                both = build.add(ShapeCastOp(both, VectorType(element, ones))).result
-                ones[-2] = self.steps[column]
-                both = build.add(vector.BroadcastOp(both, VectorType(element, ones))).vector
-                return _Value(build.add(ShapeCastOp(both, VectorType(element, self.shape))).result, "vector")
-        finally:
-            self.index[step] = index
         base, offsets, strides = _origin(value)
         assert isinstance(base.type, TensorType)
         *shape, columns, two = base.type.get_shape()
@@ -702,7 +705,7 @@ class _Emitter:
         starts: list[Extent] = []
         for axis, expr in enumerate(map.results[:-2]):
             halved = (pack := packed(expr)) is not None and pack[1] == step
-            start = index if halved else self._axis(expr, ())[0]
+            start = self.index[step] if halved else self._axis(expr, ())[0]
             starts.append(build.plus(offsets[axis], start) if offsets is not None else start)
         groups = [*([axis] for axis in range(rank)), [rank, rank + 1]]
         flat = tensor.CollapseShapeOp.build(

@@ -227,13 +227,15 @@ def test_matmul(size, layout):
 @pytest.mark.parametrize(
     "size", [(8, 24, 2), (49, 24, 32), (1, 24, 8), (13, 40, 70), (25, 12, 6), (3, 24, 66)]
 )
-@pytest.mark.parametrize("behind", ["nothing", "functions", "contents"])
+@pytest.mark.parametrize("behind", ["nothing", "functions", "contents", "one number"])
 def test_matmul_in_pairs_of_steps(size, behind):
-    """Two steps of a sum side by side; with element-wise ops behind it, or added to what the result holds."""
+    """Two steps of a sum side by side; with element-wise ops behind it, added to what the result holds, or of equal rows."""
     m, n, k = size
     kernel = Kernel()
     a, b = kernel.argument((m, k)), kernel.argument((1, k // 2, n, 2))
     bias, out = kernel.argument((n,)), kernel.argument((m, n))
+    if behind == "one number":
+        a = kernel.fill(kernel.empty((m, k)), "2.0")
     start = {"nothing": lambda: kernel.fill(out), "contents": lambda: out}.get(
         behind, lambda: kernel.fill(kernel.empty((m, n)))
     )()
