@@ -649,8 +649,9 @@ class _Kernel:
         The vector sizes of one op: the root's where the dims are the same, its own along its reductions, two along a sum in pairs.
         """
         sizes = self._sizes(node, tile, vector)
-        for pairs in filter(None, map(paired, maps_of(node.op))):
-            if sizes[pairs.column] == pairs.width:
+        sums = reduction_dims(node.op)
+        for read in maps_of(node.op):
+            if (pairs := paired(read, sums)) and sizes[pairs.column] == pairs.width:
                 sizes[pairs.step] = 2
         return sizes
 
@@ -715,8 +716,9 @@ class _Contraction:
         last = out.results[-1]
         columns = last.position if isinstance(last, AffineDimExpr) else None
         strided = factors is None and columns in b.results[-1].used_dims()
-        if columns is not None and not strided and columns not in _run_dims(b):
-            if columns in _run_dims(a):
+        sums = reduction_dims(op)
+        if columns is not None and not strided and columns not in _run_dims(b, sums):
+            if columns in _run_dims(a, sums):
                 a, b, k = b, a, other
             else:
                 columns = None
@@ -742,7 +744,7 @@ class _Contraction:
         period = next((p[2] for e in a.results if (p := packed(e)) and p[1] == row), 0)
         if row in split and row_extent is not None:
             period = gcd(period, row_extent)
-        pairs = paired(b)
+        pairs = paired(b, sums)
         return _Contraction(
             columns,
             node.extents[columns],
@@ -841,9 +843,9 @@ def _contiguous_dims(expr: AffineExpr) -> list[int]:
     return []
 
 
-def _run_dims(map: AffineMap) -> list[int]:
+def _run_dims(map: AffineMap, reductions: list[int]) -> list[int]:
     """The dims along which a factor lies in memory: those of its last axis, or the columns of its pairs of steps."""
-    return [pairs.column] if (pairs := paired(map)) else _contiguous_dims(map.results[-1])
+    return [pairs.column] if (pairs := paired(map, reductions)) else _contiguous_dims(map.results[-1])
 
 
 def _extents(op: linalg.GenericOp) -> list[int | None]:

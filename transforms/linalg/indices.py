@@ -1,6 +1,6 @@
 """Index arithmetic on extents that are Python ints where known: folds, and builds each op once a scope."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -286,13 +286,15 @@ class Pairs:
     step: int
 
 
-def paired(map: AffineMap) -> Pairs | None:
-    """How a factor that is read by `map` lies in pairs of steps (`pack-weights`); None for any other."""
+def paired(map: AffineMap, reductions: Sequence[int]) -> Pairs | None:
+    """How a factor that is read by `map` lies in pairs of steps of a sum over `reductions` (`pack-weights`); None for any other."""
     ends = [packed(e) for e in map.results[-2:]]
     if len(ends) < 2 or any(end is None or end[0] != AffineBinaryOpKind.Mod for end in ends):
         return None
     (_, column, width), (_, step, count) = (end for end in ends if end is not None)
-    return Pairs(column, width, step) if count == 2 and column != step else None
+    return (
+        Pairs(column, width, step) if count == 2 and step in reductions and column not in reductions else None
+    )
 
 
 def domain_of(op: linalg.GenericOp, build: IndexBuilder) -> list[Extent] | None:

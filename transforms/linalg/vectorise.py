@@ -264,7 +264,7 @@ class _Emitter:
         The reduction dim of which a step of the vector is two, side by side behind the columns of a factor that lies so: what the
         loop carries has two lanes for each column, which are added behind it.
         """
-        found = {pairs for m in self.maps if (pairs := paired(m))}
+        found = {pairs for m in self.maps if (pairs := paired(m, self.reductions))}
         pairs = found.pop() if len(found) == 1 else None
         if pairs is None or self.vector_dims[-2:] != [pairs.column, pairs.step]:
             return None
@@ -493,7 +493,9 @@ class _Emitter:
                 operand = self.op.inputs[position]
                 if isinstance(operand.type, TensorType) and self.pair is not None:
                     map = self.maps[position]
-                    known = self._read_pairs(operand, map) if paired(map) else self._read_steps(operand, map)
+                    known = (self._read_pairs if paired(map, self.reductions) else self._read_steps)(
+                        operand, map
+                    )
                 elif isinstance(operand.type, TensorType):
                     known = self._read(operand, self.maps[position], self.vector_dims, operand, fold=True)
                 else:
