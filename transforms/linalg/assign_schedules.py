@@ -346,8 +346,10 @@ class _Kernel:
         Whether the loop over rows is outside of the one over panels, and the result is written in the order in which it
         lies (two threads then do not write to the same cache lines): where that moves fewer bytes. Panels that stay in L1
         beside a tile cost nothing to read again; others come from L2 for every tile of rows, as the rows would for every
-        panel.
+        panel. What lies in pairs of steps is one panel, which any order reads once for each tile of rows.
         """
+        if shape.in_pairs:
+            return False
         column = shape.columns
         panels = left = moved = 0
         for value, map in zip(node.op.operands, maps_of(node.op), strict=True):
